@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What all NEO nodes share.
+//!
+//! ```text
+//!            net (drivers: sockets, threads, clocks; feature "net")
+//!             |  Input                    ^  Output
+//!             v                           |
+//!            engine (connections, expected answers, handlers, timers, outbox)
+//!             |                           ^
+//!             v                           |
+//!            node, partition_table       protocol (packets, codec, frame)
+//!                          \             /
+//!                           types, limits, time, prng
+//! ```
+//!
+//! Everything below `net` is pure: no socket, thread, clock or unseeded random number.
+
+pub mod limits;
+pub mod prng;
+pub mod protocol;
+pub mod time;
+pub mod types;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Every bound, with its unit and source.
+
+use std::time::Duration;
+
+/// Bytes of one object's data, and of any byte string in a packet.
+/// Upstream: msgpack buffer of lib/protocol.py (64 MiB).
+pub const DATA_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of a packet: the biggest string, plus room for what surrounds it.
+/// (Upstream has no limit for packets made of many small items; 2^21 oids are 20 MiB.)
+pub const PACKET_BYTES_MAX: usize = DATA_BYTES_MAX + (32 << 20);
+
+/// Bytes of a packet before the peer is identified. The biggest legitimate one is a
+/// `RequestIdentification` with `new_nid` listing all partitions.
+pub const ANONYMOUS_PACKET_BYTES_MAX: usize = 1 << 20;
+
+/// Items of a list in a packet. Upstream: "Too many modified OIDs" (2^21 - 1).
+pub const LIST_LEN_MAX: usize = 1 << 21;
+
+/// Nesting of arrays and maps in a packet: `[id, code, args]` with two levels inside is 5.
+pub const PACKET_DEPTH_MAX: usize = 8;
+
+/// Partitions of a table: the column is `SMALLINT UNSIGNED` on MySQL.
+pub const PARTITIONS_MAX: u32 = 65_535;
+
+/// Oids that a client reserves at once. Upstream: client/app.py, 100.
+pub const NEW_OIDS_COUNT: u32 = 100;
+
+/// Oids that the master gives at once, whatever the request.
+pub const NEW_OIDS_COUNT_MAX: u32 = 1 << 16;
+
+/// No more than one attempt per second to an address that refused or dropped us.
+/// Upstream: lib/connector.py, `CONNECT_LIMIT`.
+pub const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a connection that nobody uses any more is kept. Upstream: lib/connection.py,
+/// `closeClient`.
+pub const IDLE_CLIENT_DELAY: Duration = Duration::from_secs(100);
+
+/// An unlock may be committed that much later. Upstream: storage/database/manager.py,
+/// `deferCommit`.
+pub const DEFERRED_COMMIT_DELAY: Duration = Duration::from_secs(1);
+
+/// Bytes waiting to be sent to a peer above which nothing more is read from it.
+pub const OUT_BYTES_HIGH: usize = 32 << 20;
+
+/// Bytes read from a socket at once.
+pub const READ_BYTES: usize = 256 << 10;
+
+/// Data at least this long is sent from where it is, without being copied next to the rest of its
+/// packet.
+pub const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// TCP keepalive: idle time, interval, probes. Upstream: lib/connector.py.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_PROBES: u32 = 3;
+
+/// Objects or transactions of a replication chunk. Upstream: storage/replicator.py, `FETCH_COUNT`.
+pub const FETCH_COUNT: u32 = 1000;
+
+const _: () = assert!(ANONYMOUS_PACKET_BYTES_MAX < PACKET_BYTES_MAX);
+const _: () = assert!(DATA_BYTES_MAX < PACKET_BYTES_MAX);
+const _: () = assert!(LIST_LEN_MAX * 10 < PACKET_BYTES_MAX, "a full list of oids must fit");
+const _: () = assert!(COPY_BYTES_MAX < READ_BYTES);
