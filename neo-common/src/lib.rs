@@ -15,6 +15,7 @@
 //!
 //! Everything below `net` is pure: no socket, thread, clock or unseeded random number.
 
+pub mod engine;
 pub mod limits;
 pub mod prng;
 pub mod protocol;

@@ -102,6 +102,21 @@ impl Tid {
     }
 }
 
+/// Name of a connection inside one process: given once, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(u64);
+
+impl ConnId {
+    /// From the number that the engine or its driver chose.
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
 /// Index of a row of the partition table, from 0.
 pub type Partition = u32;
 
