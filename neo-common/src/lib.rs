@@ -17,6 +17,7 @@
 
 pub mod engine;
 pub mod limits;
+pub mod node;
 pub mod prng;
 pub mod protocol;
 pub mod time;
