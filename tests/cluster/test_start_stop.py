@@ -303,7 +303,7 @@ last_ptid = 1''', ids)
     from ZODB.TimeStamp import TimeStamp
     stamp = TimeStamp(tid.to_bytes(8, 'big'))
     assert f'({stamp.year()}-{stamp.month():02}-{stamp.day():02} {stamp.hour():02}:' in ids
-    assert re.fullmatch(rf'C1 \| CLIENT \| None \| RUNNING \| {DATE}',
+    assert re.fullmatch(rf'C1 \| CLIENT \|  \| RUNNING \| {DATE}',
                         cluster.ctl('print', 'node', 'client'))
     db.close()
     wait_for(lambda: cluster.ctl('print', 'node', 'client') == 'Empty list!',
