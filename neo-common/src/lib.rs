@@ -18,6 +18,7 @@
 pub mod engine;
 pub mod limits;
 pub mod node;
+pub mod partition_table;
 pub mod prng;
 pub mod protocol;
 pub mod time;

@@ -24,6 +24,9 @@ pub const PACKET_DEPTH_MAX: usize = 8;
 /// Partitions of a table: the column is `SMALLINT UNSIGNED` on MySQL.
 pub const PARTITIONS_MAX: u32 = 65_535;
 
+/// Cells of a partition: far more replicas than make sense, few enough to be searched one by one.
+pub const CELLS_MAX: usize = 512;
+
 /// Oids that a client reserves at once. Upstream: client/app.py, 100.
 pub const NEW_OIDS_COUNT: u32 = 100;
 
