@@ -19,6 +19,7 @@
 //!
 //! It reads no clock and draws no random number of its own: both are arguments.
 
+pub mod bootstrap;
 mod connection;
 pub mod event_queue;
 mod handler;
