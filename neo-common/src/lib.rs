@@ -17,6 +17,8 @@
 
 pub mod engine;
 pub mod limits;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod node;
 pub mod partition_table;
 pub mod prng;

@@ -36,6 +36,8 @@ pub(super) struct Connection<A: App> {
     pub out: OutBuffer,
     /// In the list of connections that have something to send.
     pub dirty: bool,
+    /// Nothing is read from the peer.
+    pub paused: bool,
     /// We use the peer; the peer uses us (only meaningful between storages).
     pub client: bool,
     pub server: bool,
@@ -59,6 +61,7 @@ impl<A: App> Connection<A> {
             frames: FrameBuffer::default(),
             out: OutBuffer::default(),
             dirty: false,
+            paused: false,
             client: !accepted,
             server: accepted,
             idle_at: None,

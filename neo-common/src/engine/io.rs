@@ -76,6 +76,8 @@ pub enum Output<A: App> {
     Bytes(ConnId, Vec<Bytes>),
     /// Close; nothing is told about that connection any more.
     Close(ConnId, Flush),
+    /// Stop (`false`) or resume (`true`) reading from the peer, whose bytes wait in its buffers.
+    Read(ConnId, bool),
     /// Do (in order, if the job wants so) and report with `JobDone`.
     Submit(JobId, A::Job),
     /// Reply to a call.
@@ -92,6 +94,7 @@ impl<A: App> fmt::Debug for Output<A> {
                 write!(f, "Bytes({conn:?}, {})", bytes.iter().map(Bytes::len).sum::<usize>())
             }
             Self::Close(conn, flush) => write!(f, "Close({conn:?}, {flush:?})"),
+            Self::Read(conn, resume) => write!(f, "Read({conn:?}, {resume})"),
             Self::Submit(id, job) => write!(f, "Submit({id:?}, {job:?})"),
             Self::Reply(id, _) => write!(f, "Reply({id:?})"),
             Self::Exit(status) => write!(f, "Exit({status})"),
@@ -193,6 +196,24 @@ impl<A: App> Io<'_, A> {
     /// handler returns.
     pub fn abort(&mut self, conn: ConnId) {
         self.state.close(conn, Flush::Yes);
+    }
+
+    /// Stops reading from a peer that asks faster than we can do. What it sent before is still
+    /// handled. Never done to the primary master.
+    pub fn pause(&mut self, conn: ConnId) {
+        self.set_paused(conn, true);
+    }
+    /// Reads again.
+    pub fn resume(&mut self, conn: ConnId) {
+        self.set_paused(conn, false);
+    }
+    fn set_paused(&mut self, conn: ConnId, paused: bool) {
+        if let Some(c) = self.conn_mut(conn)
+            && c.paused != paused
+        {
+            c.paused = paused;
+            self.state.outputs.push_back(Output::Read(conn, !paused));
+        }
     }
 
     // Packets.
@@ -308,7 +329,8 @@ impl<A: App> Io<'_, A> {
     pub fn transition(&mut self, transition: A::Transition) {
         self.state.transition = Some(transition);
     }
-    /// Ends the process with this status, once everything is flushed.
+    /// Ends the process with this status (or [`super::EXIT_BY_SIGNAL`]), once everything is
+    /// flushed.
     pub fn exit(&mut self, status: i32) {
         if !self.state.exited {
             self.state.exited = true;

@@ -42,6 +42,9 @@ use crate::protocol::frame::HANDSHAKE;
 use crate::protocol::{ErrorCode, MsgId, Packet};
 use crate::time::Now;
 
+/// Exit status that stands for: end like the default action of the signal received.
+pub const EXIT_BY_SIGNAL: i32 = -1;
+
 /// A node: state and continuations. What is not used is `()` or [`std::convert::Infallible`].
 pub trait App: Sized + 'static {
     /// Work for another thread.

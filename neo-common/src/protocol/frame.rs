@@ -258,14 +258,14 @@ mod tests {
     #[test]
     fn unknown_codes_and_wrong_arguments_are_malformed() {
         for bytes in [
-            &b"\x93\x00\xcd\x7f\xff\x90"[..], // unknown code
-            b"\x93\x00\x02\x91\xc0",          // one argument too many
-            b"\x92\x00\x02",                  // not three items
-            b"\xc0",                          // not an array
-            b"\x93\xc0\x02\x90",              // no id
-            b"\x93\x00\x08\x80",              // arguments are not an array
-            b"\x93\x00\x2d\x91\xd4\x01\x07",  // no such cluster state
-            b"\x93\x00\x2d\x91\xd4\x03\x01",  // another enumeration
+            &b"\x93\x00\xcd\x7f\xff\x90"[..],        // unknown code
+            b"\x93\x00\x02\x91\xc0",                 // one argument too many
+            b"\x92\x00\x02",                         // not three items
+            b"\xc0",                                 // not an array
+            b"\x93\xc0\x02\x90",                     // no id
+            b"\x93\x00\x08\x80",                     // arguments are not an array
+            b"\x93\x00\x2d\x91\xd4\x01\x07",         // no such cluster state
+            b"\x93\x00\x2d\x91\xd4\x03\x01",         // another enumeration
             b"\x93\x00\xcd\x80\x00\x92\x0e\xc4\x00", // no such error code
         ] {
             assert!(feed(&with_handshake(bytes)).1.is_err(), "{bytes:x?}");
