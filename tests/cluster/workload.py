@@ -32,7 +32,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter as Counts
@@ -42,6 +41,8 @@ from BTrees.Length import Length
 from persistent import Persistent
 from persistent.mapping import PersistentMapping
 from ZODB.POSException import ConflictError
+
+from cluster import UPSTREAM
 
 COUNTERS = 3
 LENGTHS = 3
@@ -90,9 +91,9 @@ def populate(db, threads):
 class Worker(threading.Thread):
     """One thread of transactions, with a connection of its own."""
 
-    def __init__(self, db, index, seed, may_fail, acked, attempts):
+    def __init__(self, new_db, index, seed, may_fail, acked, attempts):
         super().__init__(name=f'worker-{index}', daemon=True)
-        self.db = db
+        self.new_db = new_db
         self.index = index
         self.random = random.Random(f'{seed}/{index}')
         self.may_fail = may_fail
@@ -117,7 +118,7 @@ class Worker(threading.Thread):
         manager = transaction.TransactionManager(explicit=True)
         conn = None
         try:
-            conn = self.db.open(manager)
+            conn = self.new_db().open(manager)
             while not self.stopping.is_set():
                 manager.begin()
                 self.attempt(manager, conn.root())
@@ -197,8 +198,13 @@ def client_process(pipe, log, storage_args, indexes, seed, may_fail, acked, atte
     faulthandler.register(signal.SIGUSR1, log)
     import ZODB
     from neo.client.Storage import Storage
-    db = ZODB.DB(Storage(**storage_args), pool_size=2 * len(indexes))
-    workers = [Worker(db, i, seed, may_fail, acked, attempts) for i in indexes]
+
+    def new_db():
+        return ZODB.DB(Storage(**storage_args), pool_size=2 * len(indexes))
+    db = new_db()
+    # Upstream's client may be unusable for ever once a node was lost.
+    workers = [Worker(new_db if UPSTREAM and may_fail else lambda: db,
+                      i, seed, may_fail, acked, attempts) for i in indexes]
     for worker in workers:
         worker.start()
     try:
