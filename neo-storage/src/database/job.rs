@@ -502,7 +502,7 @@ impl Read {
 pub fn execute(db: &mut dyn Database, job: Job) -> Result<Done, Error> {
     match job {
         Job::Write(write) => execute_write(db, write),
-        Job::Read(read) | Job::ReadLatest(read) => execute_read(db, read),
+        Job::Read(read) | Job::ReadLatest(read) => execute_read(db.latest(), read),
     }
 }
 
@@ -581,17 +581,18 @@ fn execute_write(db: &mut dyn Database, job: Write) -> Result<Done, Error> {
 /// # Errors
 ///
 /// The database is unusable, the process must end.
-pub fn execute_read<R: Reader + ?Sized>(db: &mut R, job: Read) -> Result<Done, Error> {
+pub fn execute_read(db: &mut dyn Reader, job: Read) -> Result<Done, Error> {
     Ok(match job {
         Read::Config => Done::Config(db.config()?),
         Read::PartitionTable => Done::PartitionTable(db.partition_table()?),
         Read::CellNextTids => Done::CellNextTids(db.cell_next_tids()?),
         Read::PackedCells => Done::PackedCells(db.packed_cells()?),
-        Read::PackOrders { readable, partitions, min_id } => Done::PackOrders(match fits_tid(min_id)
-        {
-            true => db.pack_orders(&readable, partitions, min_id)?,
-            false => Vec::new(),
-        }),
+        Read::PackOrders { readable, partitions, min_id } => {
+            Done::PackOrders(match fits_tid(min_id) {
+                true => db.pack_orders(&readable, partitions, min_id)?,
+                false => Vec::new(),
+            })
+        }
         Read::Unfinished => Done::Unfinished(db.unfinished()?),
         Read::FinalTid { partition, ttid } => Done::FinalTid(match fits(ttid.get()) {
             true => db.final_tid(partition, ttid)?,
@@ -658,7 +659,13 @@ pub fn execute_read<R: Reader + ?Sized>(db: &mut R, job: Read) -> Result<Done, E
         }
         Read::CheckSerialRange { partition, min_tid, min_oid, max_tid, length } => {
             let (tid, oid) = first_revision(min_tid, min_oid).unwrap_or((Tid::MAX, Oid::ZERO));
-            Done::SerialDigest(db.check_serial_range(partition, tid, oid, clamp(max_tid), length)?)
+            Done::SerialDigest(db.check_serial_range(
+                partition,
+                tid,
+                oid,
+                clamp(max_tid),
+                length,
+            )?)
         }
     })
 }
@@ -714,8 +721,8 @@ fn check_vote(vote: &Vote) -> Result<(), Refused> {
     check_objects(&vote.objects)
 }
 
-fn check_stores<R: Reader + ?Sized>(
-    db: &mut R,
+fn check_stores(
+    db: &mut dyn Reader,
     partitions: u32,
     checks: &[StoreCheck],
 ) -> Result<Vec<StoreChecked>, Error> {
@@ -739,10 +746,7 @@ fn check_stores<R: Reader + ?Sized>(
     Ok(result)
 }
 
-fn find_undo<R: Reader + ?Sized>(
-    db: &mut R,
-    mut search: UndoSearch,
-) -> Result<Vec<UndoFound>, Error> {
+fn find_undo(db: &mut dyn Reader, mut search: UndoSearch) -> Result<Vec<UndoFound>, Error> {
     if !fits_tid(search.undone_tid) {
         return Ok(vec![UndoFound::NothingToUndo; search.objects.len()]);
     }
@@ -759,8 +763,8 @@ fn find_undo<R: Reader + ?Sized>(
         .collect())
 }
 
-fn transaction<R: Reader + ?Sized>(
-    db: &mut R,
+fn transaction(
+    db: &mut dyn Reader,
     partition: Partition,
     tid: Tid,
 ) -> Result<Option<TransactionInfo>, Error> {

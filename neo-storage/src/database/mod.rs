@@ -22,7 +22,7 @@
 //! 1. *One writer.* All changes go through one [`Database`], in order. Readers have their own
 //!    connections and see what was committed, never half of a transaction.
 //! 2. *Visible, durable.* A commit makes changes visible to readers; a durable commit also survives
-//!    a power failure. What is visible survives a crash of the process. See [`Sync`].
+//!    a power failure. What is visible survives a crash of the process. See [`CommitLevel`].
 //! 3. *References.* Object data is a row that revisions refer to. It is deleted when neither a
 //!    revision, nor a voted transaction, nor spilled data refers to it any more. References that are
 //!    not committed revisions are counted in memory, and counted again when a database is opened.
@@ -35,6 +35,8 @@
 pub mod job;
 pub mod manager;
 pub mod records;
+#[cfg(feature = "net")]
+pub mod sqlite;
 
 use std::fmt;
 use std::time::Duration;
@@ -49,7 +51,7 @@ pub const SCHEMA_VERSION: u32 = 4;
 
 /// What a commit guarantees.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Sync {
+pub enum CommitLevel {
     /// Readers see it and it survives a crash of the process. It may be lost in a power failure,
     /// after everything that was committed later, and before everything committed earlier.
     Visible,
@@ -60,7 +62,7 @@ pub enum Sync {
 /// Operations that change nothing.
 ///
 /// On a connection of its own, a reader sees committed transactions only. On the connection of the
-/// writer (a [`Database`] is a reader too), it also sees what is not committed yet.
+/// writer ([`Database::latest`]), it also sees what is not committed yet.
 ///
 /// Rows of partitions that are not readable may exist (out of date, or being dropped): the caller
 /// knows which partitions are readable, and asks about no other.
@@ -220,10 +222,13 @@ pub trait Reader: Send {
 }
 
 /// The writer. Changes are made between [`Self::begin`] and [`Self::commit`].
-pub trait Database: Reader {
+pub trait Database: Send {
+    /// Reads on the connection of the writer.
+    fn latest(&mut self) -> &mut dyn Reader;
+
     /// Starts a database transaction that will be committed with this guarantee. A transaction that
     /// is already open goes on if its guarantee is enough, else it is committed first.
-    fn begin(&mut self, sync: Sync) -> Result<(), Error>;
+    fn begin(&mut self, sync: CommitLevel) -> Result<(), Error>;
 
     /// Commits, if a transaction is open.
     fn commit(&mut self) -> Result<(), Error>;
@@ -374,9 +379,9 @@ pub enum Error {
     /// Something in it is not as it must be.
     Corrupted(String),
     /// No space left.
-    Full(Box<dyn std::error::Error + Send + std::marker::Sync>),
+    Full(Box<dyn std::error::Error + Send + Sync>),
     /// Any other failure of the backend, with what was attempted.
-    Backend(String, Box<dyn std::error::Error + Send + std::marker::Sync>),
+    Backend(String, Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl fmt::Display for Error {
