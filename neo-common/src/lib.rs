@@ -15,6 +15,7 @@
 //!
 //! Everything below `net` is pure: no socket, thread, clock or unseeded random number.
 
+pub mod config;
 pub mod engine;
 pub mod limits;
 #[cfg(feature = "net")]

@@ -27,6 +27,12 @@ pub const PARTITIONS_MAX: u32 = 65_535;
 /// Cells of a partition: far more replicas than make sense, few enough to be searched one by one.
 pub const CELLS_MAX: usize = 512;
 
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a value of a configuration file.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 64 << 10;
+
 /// Oids that a client reserves at once. Upstream: client/app.py, 100.
 pub const NEW_OIDS_COUNT: u32 = 100;
 
