@@ -34,6 +34,7 @@
 
 pub mod job;
 pub mod manager;
+pub mod memory;
 pub mod records;
 #[cfg(feature = "net")]
 pub mod sqlite;
