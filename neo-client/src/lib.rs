@@ -52,6 +52,7 @@
 #[cfg(feature = "net")]
 pub mod api;
 
+pub mod cache;
 pub mod call;
 pub mod compression;
 
