@@ -18,6 +18,8 @@
 pub mod config;
 pub mod engine;
 pub mod limits;
+pub mod logging;
+pub mod master_list;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod node;

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// A driver: it reads the clock, and all threads share the log file.
+//! Where lines go: standard error, through env_logger, and a file.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+use super::{local_time, write_line};
+
+/// Name in the lines, if there is no other one.
+pub const DEFAULT_NAME: &str = "NEO";
+
+/// What is logged where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    /// Name in the lines.
+    pub name: String,
+    /// Level of standard error; the variable `RUST_LOG` wins.
+    pub level: LevelFilter,
+    /// A file to append to.
+    pub file: Option<PathBuf>,
+    /// Level of the file.
+    pub file_level: LevelFilter,
+}
+
+impl Default for LogOptions {
+    /// Warnings and errors on standard error; what changes in the file, if one is added.
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_NAME.into(),
+            level: LevelFilter::Warn,
+            file: None,
+            file_level: LevelFilter::Info,
+        }
+    }
+}
+
+struct Logger {
+    name: String,
+    stderr: env_logger::Logger,
+    file: Option<LogFile>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    level: LevelFilter,
+    file: Mutex<File>,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Starts logging, once per process: next calls do nothing.
+///
+/// # Errors
+/// If the file cannot be opened.
+pub fn setup(options: &LogOptions) -> io::Result<()> {
+    let file = match &options.file {
+        None => None,
+        Some(path) => {
+            let file = Mutex::new(open(path)?);
+            Some(LogFile { path: path.clone(), level: options.file_level, file })
+        }
+    };
+    let name = options.name.clone();
+    let stderr = env_logger::Builder::new()
+        .filter_level(options.level)
+        .parse_default_env()
+        .format(move |output, record| write_line(output, local_time(now_us()), &name, record))
+        .build();
+    let logger = Logger { name: options.name.clone(), stderr, file };
+    let level = logger.level();
+    let logger = LOGGER.get_or_init(|| logger);
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(level);
+    }
+    Ok(())
+}
+
+/// Opens the file again, because it was renamed.
+///
+/// # Errors
+/// If it cannot be opened; then the previous one is still written to.
+pub fn reopen() -> io::Result<()> {
+    if let Some(LogFile { path, file, .. }) = LOGGER.get().and_then(|logger| logger.file.as_ref()) {
+        let new = open(path)?;
+        *lock(file) = new;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+    // A panic of another thread in the middle of a line does no harm to the next one.
+    file.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Logger {
+    fn level(&self) -> LevelFilter {
+        let file = self.file.as_ref().map_or(LevelFilter::Off, |file| file.level);
+        self.stderr.filter().max(file)
+    }
+}
+
+impl LogFile {
+    /// Other crates only have their say above INFO: what they do is their business.
+    fn accepts(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.level
+            && (metadata.target().starts_with("neo") || metadata.level() <= LevelFilter::Warn)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.stderr.enabled(metadata)
+            || self.file.as_ref().is_some_and(|file| file.accepts(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.stderr.log(record);
+        if let Some(file) = self.file.as_ref().filter(|file| file.accepts(record.metadata())) {
+            // A log that cannot be written is no reason to stop, and there is nobody to tell.
+            let _ = write_line(&mut *lock(&file.file), local_time(now_us()), &self.name, record);
+        }
+    }
+
+    /// Nothing is buffered.
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file gets lines of its level, at once, and a new file is opened on request. (Standard
+    /// error is not looked at. This is the only test that sets the logger of the process.)
+    #[test]
+    fn file() {
+        let dir = std::env::temp_dir().join(format!("neo-logging-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("neo.log");
+        std::fs::write(&path, "before\n").unwrap();
+        let wrong = LogOptions { file: Some(dir.clone()), ..LogOptions::default() };
+        assert!(setup(&wrong).is_err(), "a directory");
+        let options = LogOptions { name: "S1".into(), file: Some(path.clone()), ..wrong };
+        setup(&options).unwrap();
+        log::info!(target: "neo_test", "one");
+        log::debug!(target: "neo_test", "not logged");
+        log::info!(target: "other", "not logged");
+        // Other tests of this process may log as well.
+        let lines = |name: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(dir.join(name)).unwrap();
+            let numbers = ["] one", "] two", "] three", "not logged", "before"];
+            let is_ours = |line: &&str| numbers.iter().any(|end| line.ends_with(end));
+            text.lines().filter(is_ours).map(Into::into).collect()
+        };
+        let text = lines("neo.log");
+        assert_eq!((text.len(), text[0].as_str()), (2, "before"));
+        assert!(
+            text[1].contains(" INFO      S1         [") && text[1].ends_with("] one"),
+            "{text:?}"
+        );
+
+        std::fs::rename(&path, dir.join("neo.log.1")).unwrap();
+        log::info!(target: "neo_test", "two");
+        assert!(!path.exists());
+        reopen().unwrap();
+        log::info!(target: "neo_test", "three");
+        assert_eq!((lines("neo.log.1").len(), lines("neo.log").len()), (3, 1));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
