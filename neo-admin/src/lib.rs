@@ -17,14 +17,20 @@
 //! - `handlers`: what it does with the packets of each kind of peer;
 //! - [`monitor`]: health of this cluster and of its backups;
 //! - [`mail`]: notifications by e-mail;
-//! - `options`, `host`: command line and jobs of the process (feature `net`).
+//! - `options`, `host`, `smtp`: command line and jobs of the process (feature `net`).
 //!
 //! Upstream: neo/admin.
 
 pub mod app;
 mod handlers;
+#[cfg(feature = "net")]
+pub mod host;
 pub mod mail;
 pub mod monitor;
+#[cfg(feature = "net")]
+pub mod options;
+#[cfg(feature = "net")]
+pub mod smtp;
 
 pub use app::{Admin, Config, Job};
 

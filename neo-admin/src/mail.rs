@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use neo_common::config::Address;
+use neo_common::config::admin::SmtpAuth;
 use neo_common::time::DateTime;
 
 use crate::monitor::Report;
@@ -17,12 +19,14 @@ pub struct MailConfig {
     pub recipients: Vec<String>,
     /// Address of the sender; the name is made of that of the cluster.
     pub sender: String,
-    /// Server: host, or host and port.
-    pub smtp: String,
+    /// Name of this host.
+    pub host: String,
+    /// Mail server.
+    pub smtp: Address,
     /// Whether the connection must be encrypted.
     pub starttls: bool,
     /// User and password.
-    pub login: Option<(String, String)>,
+    pub auth: Option<SmtpAuth>,
 }
 
 /// An e-mail to be sent.
@@ -143,9 +147,10 @@ mod tests {
         MailConfig {
             recipients: vec!["ops@example.com".into(), "dba@example.com".into()],
             sender: "neo@example.com".into(),
-            smtp: "localhost".into(),
+            host: "localhost".into(),
+            smtp: Address { host: "localhost".into(), port: 25 },
             starttls: false,
-            login: None,
+            auth: None,
         }
     }
     fn report(warnings: &[&str], problems: &[&str], changed: &[&str]) -> Report {

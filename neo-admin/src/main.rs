@@ -1,3 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `neoadmin`.
-fn main() {}
+//! `neoadmin`: command line, then [`Admin`] in the event loop.
+
+use std::process::ExitCode;
+
+use neo_admin::Admin;
+use neo_admin::host::Jobs;
+use neo_admin::options::{PROGRAM, Prepared, prepare};
+use neo_common::config::{AdminOptions, Exit, System, arguments};
+use neo_common::engine::Engine;
+use neo_common::net::{self, Options, clock};
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(exit) => exit.process(),
+        Err(exit) => exit.report(),
+    }
+}
+
+fn start() -> Result<net::Exit, Exit> {
+    let loaded = AdminOptions::parse(&arguments(PROGRAM)?, &System)?;
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    let Prepared { config, listener, master_list } = prepare(loaded.options)?;
+    log::info!("listening on {}", listener.address());
+    let engine = Engine::new(Admin::new(config), clock::seed());
+    let options = Options { listener: Some(listener), signals: true };
+    net::run(engine, options, |waker| {
+        // Waking up may fail only if the loop is gone.
+        let wake = move || drop(waker.wake());
+        Jobs::start(master_list, wake).expect("a thread can be started")
+    })
+    .map_err(|error| Exit::failure(PROGRAM, error))
+}

@@ -12,6 +12,7 @@ use neo_admin::NOT_CONNECTED_MESSAGE;
 use neo_admin::app::Job;
 use neo_admin::mail::MailConfig;
 use neo_admin::monitor::{CHECK_DELAY, ROUND_DELAY};
+use neo_common::config::Address;
 use neo_common::engine::{ConnId, EXIT_BY_SIGNAL, Signal};
 use neo_common::protocol::{
     CellState, ClusterState, ErrorCode, Map, NodeState, NodeType, Packet, Value,
@@ -380,9 +381,10 @@ fn mails() {
     let mail = MailConfig {
         recipients: vec!["ops@example.com".into()],
         sender: "neo@example.com".into(),
-        smtp: "localhost".into(),
+        host: "localhost".into(),
+        smtp: Address { host: "localhost".into(), port: 25 },
         starttls: false,
-        login: None,
+        auth: None,
     };
     let (mut h, master) = running(neo_admin::Config { mail: Some(mail), ..config("test", 1, 2) });
     let (id, Job::Mail(first)) = h.jobs.pop_front().unwrap() else { panic!() };
