@@ -2,3 +2,5 @@
 //! NEO storage node.
 
 pub mod database;
+pub mod limits;
+pub mod transactions;
