@@ -8,6 +8,7 @@ use neo_admin::host::Jobs;
 use neo_admin::options::{PROGRAM, Prepared, prepare};
 use neo_common::config::{AdminOptions, Exit, System, arguments};
 use neo_common::engine::Engine;
+use neo_common::logging::{DEFAULT_NAME, LogOptions, setup};
 use neo_common::net::{self, Options, clock};
 
 fn main() -> ExitCode {
@@ -19,6 +20,10 @@ fn main() -> ExitCode {
 
 fn start() -> Result<net::Exit, Exit> {
     let loaded = AdminOptions::parse(&arguments(PROGRAM)?, &System)?;
+    let daemon = &loaded.options.daemon;
+    let name = daemon.name.clone().unwrap_or_else(|| DEFAULT_NAME.into());
+    let log_options = LogOptions { name, file: daemon.logfile.clone(), ..LogOptions::default() };
+    setup(&log_options).map_err(|error| Exit::failure(PROGRAM, format!("log file: {error}")))?;
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }

@@ -115,6 +115,12 @@ pub fn run<A: App, H: Host<A>>(
                         if signal == Signal::Terminate && received.replace(number).is_some() {
                             return Ok(Exit::Signal(number));
                         }
+                        // The log belongs to the process, not to the core.
+                        if signal == Signal::ReopenLog
+                            && let Err(error) = crate::logging::reopen()
+                        {
+                            log::error!("log not reopened: {error}");
+                        }
                         driver.signal(signal);
                     }
                 }
