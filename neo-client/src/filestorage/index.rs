@@ -6,9 +6,9 @@
 //! found by going back from there in the file, and costs no memory.
 //!
 //! Oids are given out in sequence, so they are kept in leaves of 256 neighbours: 7 bytes each (low
-//! byte of the oid, position of 48 bits as in ZODB's own index), sorted. Full leaves make that
-//! about 7.4 bytes per object with all overheads: 10^8 objects cost 740 MB. Oids spread at random
-//! over 64 bits would cost about 100 bytes each.
+//! byte of the oid, position of 48 bits as in ZODB's own index), sorted. Measured as growth of the
+//! process, per object: 7.3 bytes if all oids are in use (10^8 objects: 730 MB), 11 if one of five
+//! is, 97 if they are spread at random over 64 bits.
 
 use std::collections::BTreeMap;
 
