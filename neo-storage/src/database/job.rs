@@ -570,8 +570,7 @@ fn execute_write(db: &mut dyn Database, job: Write) -> Result<Done, Error> {
             })
         }
         Write::EndChunk { partitions, end } => Done::Signed(db.end_chunk(partitions, &end)?),
-        // The commit is what it is about.
-        Write::Flush => Done::Finished,
+        Write::Flush => finished(db.flush()?),
         Write::Erase => finished(db.erase()?),
     })
 }

@@ -8,8 +8,8 @@
 //!
 //! - [`job`] is the contract with the core: a [`job::Job`] is a value, and so is what comes back.
 //! - [`records`] are the plain data types of jobs.
-//! - [`lane`] has the threads: one write lane with group commit, several read lanes; and an executor
-//!   without threads for the simulator and for tests.
+//! - [`executor`] has the group commit, and a driver without threads for the simulator and for tests;
+//!   [`lane`] has the threads: one write lane, several read lanes.
 //! - [`sqlite`] and [`memory`] are the backends; [`manager`] is the logic that they share.
 //!
 //! The core owns all transaction logic: locks, conflicts, which transactions are voted or locked,
@@ -32,7 +32,10 @@
 //!    and verification finishes or drops what was in progress. What a peer can cause is not an
 //!    error but a result ([`Refused`], [`ReplicationConflict`], [`Loaded::DoesNotExist`], ...).
 
+pub mod executor;
 pub mod job;
+#[cfg(feature = "net")]
+pub mod lane;
 pub mod manager;
 pub mod memory;
 pub mod records;
@@ -348,6 +351,10 @@ pub trait Database: Send {
 
     /// Ends a chunk of replication. Returns the signed pack orders that were found.
     fn end_chunk(&mut self, partitions: u32, end: &ChunkEnd) -> Result<Vec<Tid>, Error>;
+
+    /// Makes the transaction that is open durable, with all that was committed before, even if it
+    /// changed nothing itself.
+    fn flush(&mut self) -> Result<(), Error>;
 
     /// Removes everything: the node was removed from the cluster.
     fn erase(&mut self) -> Result<(), Error>;

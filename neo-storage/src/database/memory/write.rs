@@ -567,6 +567,11 @@ impl Database for Memory {
         self.sign_packs(&end.approved, &end.rejected)
     }
 
+    fn flush(&mut self) -> Result<(), Error> {
+        // A durable commit is about all changes.
+        Ok(())
+    }
+
     fn erase(&mut self) -> Result<(), Error> {
         self.change().erase();
         self.held.clear();

@@ -363,6 +363,13 @@ impl Database for Sqlite {
         replication::end_chunk(self.connection(), &self.references, partitions, end)
     }
 
+    fn flush(&mut self) -> Result<(), Error> {
+        // The log is only synced by a commit that writes a page, and a row that does not change is
+        // not written.
+        schema::set_config(self.connection(), "flush", Some(""))?;
+        schema::set_config(self.connection(), "flush", None)
+    }
+
     fn erase(&mut self) -> Result<(), Error> {
         schema::erase(self.connection())?;
         self.references.clear();
