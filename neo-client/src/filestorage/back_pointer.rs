@@ -32,12 +32,11 @@ pub(super) struct BackPointers {
 }
 
 impl BackPointers {
-    /// Data of the record at `from`, whose back-pointer leads to the record at `to` with `body`;
-    /// `None` if it has no data. `read(pos, before)` gives the body of the record at `pos`, or
-    /// fails if it is not wholly before `before`: this makes the chain end.
+    /// Data of the record at `to`, which has `body` and to which a back-pointer leads; `None` if it
+    /// has no data. `read(pos, before)` gives the body of the record at `pos`, or fails if it is not
+    /// wholly before `before`: this makes the chain end.
     pub(super) fn follow<E>(
         &mut self,
-        from: u64,
         to: u64,
         body: Body,
         mut read: impl FnMut(u64, u64) -> Result<Body, E>,
@@ -56,12 +55,10 @@ impl BackPointers {
                 }
             }
         };
-        if self.known.len() + 2 > KNOWN_LEN_MAX {
+        if self.known.len() == KNOWN_LEN_MAX {
             self.known.clear();
         }
-        // `to` itself, in case several records lead to the middle of a long chain.
         self.known.insert(to, found);
-        self.known.insert(from, found);
         Ok(found)
     }
 }
@@ -80,8 +77,8 @@ mod tests {
         let body = |pos| if pos == 1 { Body::Data(end) } else { Body::BackPointer(pos - 1) };
         let mut back_pointers = BackPointers::default();
         let mut steps = 0;
-        for from in 2..len {
-            let found = back_pointers.follow(from, from - 1, body(from - 1), |pos, before| {
+        for to in 1..len {
+            let found = back_pointers.follow(to, body(to), |pos, before| {
                 assert!(pos < before);
                 steps += 1;
                 Ok::<_, Infallible>(body(pos))

@@ -356,9 +356,9 @@ impl<F: ReadAt> Reader<F> {
             })
         };
         let (tid, body) = read(target, pos)?;
-        let found = self.back_pointers.follow(pos, target, body, |target, before| {
-            read(target, before).map(|(_, body)| body)
-        })?;
+        let found = self
+            .back_pointers
+            .follow(target, body, |target, before| read(target, before).map(|(_, body)| body))?;
         let data = found.map(|extent| self.data(pos, header.oid, extent)).transpose()?;
         Ok((data, Some(tid)))
     }

@@ -213,7 +213,7 @@ impl Writer {
         }
         let last = self.index.get(oid);
         let target = match (record.data_txn, last) {
-            (Some(data_txn), Some(last)) => self.target(pos, last, data_txn, &record.data)?,
+            (Some(data_txn), Some(last)) => self.target(last, data_txn, &record.data)?,
             _ => None,
         };
         let data = if target.is_some() { None } else { record.data.as_ref() };
@@ -248,10 +248,9 @@ impl Writer {
     }
 
     /// Position of the record of tid `data_txn` that is, or comes before, the one at `last`, if it
-    /// has the same data. `pos` is where the record will be that needs it.
+    /// has the same data.
     fn target(
         &mut self,
-        pos: u64,
         last: u64,
         data_txn: Tid,
         data: &Option<Bytes>,
@@ -266,9 +265,9 @@ impl Writer {
             }
         }
         let output = &self.output;
-        let found =
-            self.back_pointers
-                .follow(pos, target, body(output, target)?, |target, _| body(output, target))?;
+        let found = self
+            .back_pointers
+            .follow(target, body(output, target)?, |target, _| body(output, target))?;
         let is_same = match (found, data) {
             (None, None) => true,
             (Some(extent), Some(data)) => self.has_data(extent, data)?,

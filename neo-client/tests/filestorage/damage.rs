@@ -5,7 +5,7 @@
 use std::io::Cursor;
 
 use neo_client::filestorage::{
-    BackPointerFault, Damage, ReadError, Reader, Source, Unfinished, fuzz_one,
+    BackPointerFault, Damage, ReadError, Reader, Record, Source, Unfinished, fuzz_one,
 };
 use neo_common::prng::Prng;
 use neo_common::types::{Oid, Tid};
@@ -214,6 +214,52 @@ fn wrong_fields_are_told() {
         let mut bytes = good.clone();
         change(&mut bytes);
         assert_eq!(damage(&bytes), (pos, expected), "{name}");
+    }
+}
+
+/// A back-pointer into metadata or data is not followed even if what is there looks like a record
+/// of the right object.
+#[test]
+fn forged_records_are_not_followed() {
+    let forged = |tid: u64, transaction: usize, size: u64| {
+        let mut bytes = [1, tid, 0, transaction as u64].map(u64::to_be_bytes).concat();
+        bytes.extend([0; 2]);
+        bytes.extend(size.to_be_bytes());
+        bytes.push(b'x');
+        bytes
+    };
+    // In the user of the first transaction, which begins at 4.
+    let user = forged(10, 4, 1);
+    let in_user = 4 + 23;
+    // In the data of its record, with a transaction of its own.
+    let later = in_user + user.len() + 42;
+    let mut data = [99_u64, 500].map(u64::to_be_bytes).concat();
+    data.extend(b" \0\0\0\0\0\0");
+    let in_data = later + data.len();
+    data.extend(forged(99, later, 1));
+    // In the second transaction, beside a record that it overlaps.
+    let second = later + data.len() + 8;
+    let overlapping = second + HEADER + 42;
+    let beside = forged(20, second, 10);
+    let record_pos = overlapping + beside.len();
+
+    let bytes_record = |oid, bytes: Vec<u8>| Record {
+        oid: Oid::new(oid),
+        data: Some(bytes.into()),
+        data_txn: None,
+    };
+    let mut first = transaction(10, &[bytes_record(2, data)]);
+    first.info.user = user.into();
+    let none = Record { data: None, ..record(1, "") };
+    let good = written(&[first, transaction(20, &[bytes_record(3, beside), none])]);
+    assert!(read(&good).1.is_ok());
+    for target in [in_user, in_data, overlapping] {
+        let mut bytes = good.clone();
+        set(&mut bytes, record_pos + 42, target as u64);
+        let fault = BackPointerFault::NoRecord;
+        let damage_expected =
+            Damage::BackPointer { oid: Oid::new(1), target: target as u64, fault };
+        assert_eq!(damage(&bytes), (record_pos as u64, damage_expected));
     }
 }
 

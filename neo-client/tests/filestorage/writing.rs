@@ -158,10 +158,11 @@ fn back_pointers_are_written_if_they_lead_to_the_same() {
     let (found, _) = read(&bytes);
     assert_eq!(found, transactions);
 
-    // Other data, no revision of that tid, none of that object at all, data instead of none.
+    // Other data, more, less, no revision of that tid, none of that object at all, data instead of none.
     let unusable = [
         undone(1, Some("c"), 20),
         undone(1, Some("bb"), 20),
+        undone(2, Some("oth"), 10),
         undone(1, Some("b"), 25),
         undone(1, Some("b"), 5),
         undone(9, Some("b"), 20),
