@@ -1,2 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! NEO tools.
+//! Tools around a NEO cluster.
+//!
+//! - [`migrate`]: `neomigrate`, from and to `Data.fs`.
+//!
+//! They are programs of one user, not cores: they may read clocks and start threads.
+
+// Not cores; see above.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod migrate;
