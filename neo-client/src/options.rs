@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use neo_common::types::Tid;
+
 use crate::compression::Compression;
 
 /// Default of [`Options::cache_bytes`]. Upstream: client/cache.py, 20 MiB.
@@ -23,6 +25,10 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Compression of what is stored.
     pub compression: Compression,
+    /// Transactions up to this tid, when imported with their own tid, are marked as packed. The
+    /// protocol has no argument for it: storages of this project are told when the connection is
+    /// made, others ignore it and the mark is lost.
+    pub packed_until: Option<Tid>,
     /// Return data although its checksum is wrong in all cells, for rescue operations.
     pub ignore_wrong_checksum: bool,
     /// How long calls wait for a primary master before they fail with
@@ -39,6 +45,7 @@ impl Options {
             read_only: false,
             cache_bytes: CACHE_BYTES,
             compression: Compression::default(),
+            packed_until: None,
             ignore_wrong_checksum: false,
             connect_timeout: None,
         }
