@@ -210,3 +210,21 @@ fn foreign_peers_are_closed() {
         assert_eq!(received.len() > HANDSHAKE.len(), answer, "{garbage:x?}: {received:x?}");
     }
 }
+
+/// The last bytes of a peer and its end may be told by one event, which is not told again: neither is
+/// missed. Both are there before the node looks.
+#[test]
+fn bytes_and_end_at_once() {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut peer = TcpStream::connect(listener.address()).unwrap();
+    peer.write_all(&HANDSHAKE).unwrap();
+    drop(peer);
+    let node = Node { server: None, to_send: 0, received: 0, size: 0, keep_running: false };
+    let options = Options { listener: Some(listener), signals: false };
+    let (ended, end) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        ended.send(net::run(Engine::new(node, 1), options, |_| NoJobs).unwrap()).unwrap();
+    });
+    let end = end.recv_timeout(Duration::from_secs(10)).expect("the node sees the end");
+    assert_eq!(end, Exit::Status(7));
+}

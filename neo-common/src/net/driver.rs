@@ -123,6 +123,12 @@ impl<A: App, H: Host<A>> Driver<A, H> {
                 if event.is_writable() || event.is_error() {
                     self.writable(conn);
                 }
+                if event.is_read_closed()
+                    && let Some(socket) = self.sockets.get_mut(&conn)
+                {
+                    // Remembered even if nothing is read now: it is not told again.
+                    socket.ending = true;
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     self.readable(conn);
                 }
@@ -300,7 +306,8 @@ impl<A: App, H: Host<A>> Driver<A, H> {
             let outcome = socket.read(&mut self.scratch);
             let (len, more) = match outcome {
                 ReadOutcome::Some(len) => (len, true),
-                ReadOutcome::Drained(len) => (len, false),
+                // The end comes behind the last bytes, without another event.
+                ReadOutcome::Drained(len) => (len, len != 0 && socket.ending),
                 ReadOutcome::Closed => {
                     self.broken(conn);
                     return;

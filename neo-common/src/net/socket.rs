@@ -34,7 +34,8 @@ pub enum Stage {
 pub enum ReadOutcome {
     /// That many bytes, and maybe more.
     Some(usize),
-    /// That many bytes (or none), and nothing more for now: wait for the next event.
+    /// That many bytes (or none), and nothing more for now: wait for the next event, unless the end
+    /// was already told.
     Drained(usize),
     /// The peer closed, or the connection broke.
     Closed,
@@ -51,6 +52,8 @@ pub struct Socket {
     pub accepted: bool,
     /// The core does not want input.
     pub paused: bool,
+    /// The peer will not send any more: what is left to read ends with a close.
+    pub ending: bool,
     out: VecDeque<Bytes>,
     out_len: usize,
 }
@@ -77,7 +80,15 @@ impl Socket {
     }
 
     fn new(stream: TcpStream, stage: Stage, accepted: bool) -> Self {
-        Self { stream, stage, accepted, paused: false, out: VecDeque::new(), out_len: 0 }
+        Self {
+            stream,
+            stage,
+            accepted,
+            paused: false,
+            ending: false,
+            out: VecDeque::new(),
+            out_len: 0,
+        }
     }
 
     fn set_options(&self) -> io::Result<()> {
