@@ -36,10 +36,11 @@ impl Ctl {
         match step {
             // If the connection is gone, its loss tells.
             Step::Ask(packet) => drop(io.ask(conn, packet, ())),
+            // Ending at once could reset the connection, and what was sent would be lost: a barrier
+            // tells that it was received.
             Step::Send(packet) => {
                 io.send(conn, packet);
-                io.abort(conn);
-                self.end(io, Exit::success(""));
+                io.ask(conn, Packet::Ping {}, ());
             }
             Step::End(exit) => {
                 io.close(conn);

@@ -27,7 +27,7 @@ use crate::usage::USAGE;
 pub enum Step {
     /// Send this request and wait for its answer.
     Ask(Packet),
-    /// Send this notification and end.
+    /// Send this notification, and a `Ping` to know when it was received.
     Send(Packet),
     /// Print and end.
     End(Exit),
@@ -116,6 +116,7 @@ impl Dialog {
     /// The answer to the first request; `None` if it is not one.
     fn first_answer(&mut self, packet: Packet) -> Option<Step> {
         Some(match (&self.command, packet) {
+            (Command::FlushLog, Packet::Pong {}) => silence(),
             (Command::PrintCluster, Packet::AnswerClusterState { state }) => {
                 success(state.map_or_else(|| "None".to_owned(), |state| state.to_string()))
             }

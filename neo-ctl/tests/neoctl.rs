@@ -84,11 +84,11 @@ fn follow(mut stream: &TcpStream, script: &Script, then: Then) {
         }
     }
     while is_open && then == Then::Wait {
+        answer_pings(stream, &mut received);
         match stream.read(&mut buffer) {
             Ok(len) => {
                 is_open = len != 0;
                 frames.feed(&buffer[..len], &mut received).unwrap();
-                answer_pings(stream, &mut received);
             }
             // neoctl ended without reading our last words.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => is_open = false,
@@ -180,9 +180,8 @@ fn recorded_commands() {
         assert_eq!(status, i32::from(is_refused), "{command}: {stderr}");
         let (text, nothing) = if is_refused { (stderr, stdout) } else { (stdout, stderr) };
         assert_eq!(nothing, "", "{command}");
-        // The recorder printed an empty line for no output at all.
-        let expected = if text.is_empty() { "" } else { expected };
-        assert_eq!(text, expected, "{command}");
+        // The recorder dropped spaces at the end.
+        assert_eq!(text.trim_end(), expected.trim_end(), "{command}");
     }
 }
 
@@ -201,8 +200,13 @@ fn silence() {
         let script = vec![(true, 0, request), ack.clone()];
         assert_eq!(play(arguments, &script, Then::Wait), (stdout.into(), String::new(), 0));
     }
-    let script = vec![(true, 0, Packet::FlushLog {})];
+    let flush = (true, 0, Packet::FlushLog {});
+    let ping = (true, 1, Packet::Ping {});
+    let script = vec![flush.clone(), ping.clone(), (false, 1, Packet::Pong {})];
     assert_eq!(play(&["flush_log"], &script, Then::Wait), Default::default());
+    let refusal = (false, 0, Packet::error(ErrorCode::NotReady, "no master"));
+    let (_, stderr, status) = play(&["flush_log"], &vec![flush, refusal], Then::Wait);
+    assert_eq!((stderr.as_str(), status), ("ERROR: no master\n", 1));
 }
 
 /// Without command: the list of commands, and success.
@@ -228,7 +232,10 @@ fn wrong_commands() {
         assert_eq!(output, (String::new(), message.into(), status), "{arguments:?}");
     }
     let (_, stderr, status) = text(&neoctl(None, &["--bogus"]));
-    assert!(stderr.starts_with("usage: neoctl ") && stderr.contains("\nneoctl: error: "), "{stderr}");
+    assert!(
+        stderr.starts_with("usage: neoctl ") && stderr.contains("\nneoctl: error: "),
+        "{stderr}"
+    );
     assert_eq!(status, 2);
 }
 
@@ -262,7 +269,8 @@ fn admins_that_fail() {
 #[test]
 fn big_table() {
     let nid = |index| neo_common::types::NodeId::new(index).unwrap();
-    let cells = |row| (1..9).map(|i| (nid(i + row % 9), neo_common::protocol::CellState::Feeding));
+    let cells =
+        |row| (1..9).map(move |i| (nid(i + row % 9), neo_common::protocol::CellState::Feeding));
     let rows: Vec<Vec<_>> = (0..65_535).map(|row| cells(row).collect()).collect();
     let ask_nodes =
         Packet::AskNodeList { node_type: Some(neo_common::protocol::NodeType::Storage) };
