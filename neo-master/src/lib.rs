@@ -1,4 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! NEO master node.
+//! The master node.
+//!
+//! One *primary* master drives the cluster: it identifies nodes, owns the partition table, gives out
+//! ids, and drives two-phase commit. The others are *secondary*, ready to take over.
+//!
+//! ```text
+//!   app (Master) = phase beside cluster
+//!                    |            |
+//!     recovery, verification,   nodes, partition_table, transactions, pack
+//!     secondary, backup           |
+//!                    \            commit (between clients and storages)
+//!                     \          /
+//!                      handlers (one per kind of peer and situation)
+//! ```
 
+pub mod app;
+pub mod backup;
+pub mod cluster;
+pub mod commit;
+pub mod handlers;
+pub mod pack;
 pub mod partition_table;
+pub mod phase;
+pub mod recovery;
+pub mod secondary;
+pub mod transactions;
+pub mod verification;
+
+pub use app::{Job, Master, Options, OptionsError, Upstream};

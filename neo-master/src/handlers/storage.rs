@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Storages, in each phase. Upstream: master/handlers/storage.py, and the handler sides of
+//! master/recovery.py and master/verification.py.
+
+use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, Lost};
+use neo_common::protocol::{ErrorCode, MsgId, NodeState, Packet};
+use neo_common::types::{NodeId, nid_str};
+
+use super::{base_failure, base_packet};
+use crate::app::{Master, Ticket};
+use crate::cluster::{ReplyTo, Service};
+use crate::pack::{self, Wanted};
+use crate::phase::{Phase, Transition};
+
+fn nid_of(io: &Io<'_, Master>, conn: ConnId) -> Result<NodeId, Fault> {
+    io.nid(conn).ok_or(Fault::Close)
+}
+
+/// During recovery.
+pub struct RecoveryHandler;
+
+impl Handler<Master> for RecoveryHandler {
+    fn name(&self) -> &'static str {
+        "RecoveryManager"
+    }
+
+    fn packet(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        id: MsgId,
+        packet: Packet,
+    ) -> Handled {
+        match packet {
+            // What crossed the news that the cluster is not operational any more.
+            Packet::NotifyReady {}
+            | Packet::NotifyReplicationDone { .. }
+            | Packet::NotifyPackCompleted { .. }
+            | Packet::NotifyPartitionCorrupted { .. } => Ok(()),
+            _ => base_packet(app, io, conn, id, packet),
+        }
+    }
+
+    fn answer(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        ticket: Ticket,
+        packet: Packet,
+    ) -> Handled {
+        let nid = nid_of(io, conn)?;
+        let Phase::Recovery(recovery) = &mut app.phase else { return Ok(()) };
+        match (ticket, packet) {
+            (Ticket::Recovery, Packet::AnswerRecovery { ptid, backup_tid, truncate_tid }) => {
+                recovery.answer_recovery(io, (nid, conn), ptid, backup_tid, truncate_tid);
+                Ok(())
+            }
+            (Ticket::Recovery, Packet::AnswerPartitionTable { ptid, replicas, rows }) => {
+                let table = (ptid, replicas, rows);
+                recovery.answer_partition_table(&mut app.cluster, io, nid, table)
+            }
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn error(
+        &self,
+        _: &mut Master,
+        _: &mut Io<'_, Master>,
+        _: ConnId,
+        ticket: Option<Ticket>,
+        code: ErrorCode,
+        message: String,
+    ) -> Handled {
+        base_failure(ticket, code, &message)
+    }
+
+    fn lost(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        _: Lost,
+        _: Vec<Ticket>,
+    ) {
+        let Master { cluster, phase } = app;
+        if let Some(key) = cluster.nm.unlink(conn)
+            && cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down)
+        {
+            cluster.broadcast_nodes(io, &[key]);
+        }
+        if let (Phase::Recovery(recovery), Some(nid)) = (phase, io.nid(conn)) {
+            recovery.storage_lost(cluster, io, nid);
+        }
+    }
+}
+
+/// During verification.
+pub struct VerificationHandler;
+
+impl Handler<Master> for VerificationHandler {
+    fn name(&self) -> &'static str {
+        "VerificationManager"
+    }
+
+    fn packet(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        id: MsgId,
+        packet: Packet,
+    ) -> Handled {
+        match packet {
+            Packet::NotifyPackCompleted { tid } => {
+                app.cluster.pm.set_completed(nid_of(io, conn)?, tid);
+                Ok(())
+            }
+            _ => base_packet(app, io, conn, id, packet),
+        }
+    }
+
+    fn answer(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        ticket: Ticket,
+        packet: Packet,
+    ) -> Handled {
+        let nid = nid_of(io, conn)?;
+        match (ticket, &mut app.phase) {
+            (Ticket::Verification(round), Phase::Verification(verification)) => {
+                verification.answer(&mut app.cluster, nid, round, packet)
+            }
+            // It was interrupted.
+            (Ticket::Verification(_), _) => Ok(()),
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn error(
+        &self,
+        _: &mut Master,
+        _: &mut Io<'_, Master>,
+        _: ConnId,
+        ticket: Option<Ticket>,
+        code: ErrorCode,
+        message: String,
+    ) -> Handled {
+        base_failure(ticket, code, &message)
+    }
+
+    fn lost(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        _: Lost,
+        _: Vec<Ticket>,
+    ) {
+        if let (Phase::Verification(verification), Some(nid)) = (&mut app.phase, io.nid(conn)) {
+            verification.storage_lost(nid);
+        }
+        if app.cluster.unlink_storage(io, conn) == Service::Stopped {
+            io.transition(Transition::Recover { truncate: None });
+        }
+    }
+}
+
+/// During the service.
+pub struct StorageServiceHandler;
+
+impl Handler<Master> for StorageServiceHandler {
+    fn name(&self) -> &'static str {
+        "StorageServiceHandler"
+    }
+
+    fn packet(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        id: MsgId,
+        packet: Packet,
+    ) -> Handled {
+        let nid = nid_of(io, conn)?;
+        let cluster = &mut app.cluster;
+        match packet {
+            Packet::NotifyReady {} => {
+                if cluster.set_ready(io, nid, conn) {
+                    Ok(())
+                } else {
+                    Err(Fault::protocol("operation was not started"))
+                }
+            }
+            Packet::AskUnfinishedTransactions { partitions } => {
+                // Not the last tid that was given: with imposed tids, the storages that already
+                // serve these partitions may not have locked it yet.
+                let max_tid = cluster.last_tid;
+                let ttids = cluster.tm.wait_for_all(nid);
+                io.answer(conn, id, Packet::AnswerUnfinishedTransactions { max_tid, ttids });
+                cluster.pt.set_updatable(nid, &partitions);
+                Ok(())
+            }
+            Packet::NotifyReplicationDone { partition, tid } => {
+                let changes = cluster
+                    .pt
+                    .set_up_to_date(nid, partition)
+                    .map_err(|error| Fault::protocol(error.to_string()))?;
+                if changes.is_empty() {
+                    log::info!(
+                        "ignored late notification that {nid} has replicated partition \
+                         {partition} up to {tid}"
+                    );
+                } else {
+                    log::debug!("{nid} is up for partition {partition} (tid={tid})");
+                    cluster.broadcast_partition_changes(io, changes);
+                }
+                Ok(())
+            }
+            Packet::NotifyPartitionCorrupted { partition, nids } => {
+                let nids: Vec<_> = nids.into_iter().map(nid_str).collect();
+                log::error!("Partition {partition} corrupted in: {}", nids.join(", "));
+                Ok(())
+            }
+            Packet::NotifyPackCompleted { tid } => {
+                cluster.pm.set_completed(nid, tid);
+                pack::update_completed(cluster, io);
+                Ok(())
+            }
+            Packet::AskPackOrders { min_tid } => {
+                let reply_to = ReplyTo { conn, id };
+                pack::ask_pack_orders(cluster, io, reply_to, min_tid, Wanted::FirstApproved)
+            }
+            _ => base_packet(app, io, conn, id, packet),
+        }
+    }
+
+    fn answer(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        ticket: Ticket,
+        packet: Packet,
+    ) -> Handled {
+        match (ticket, packet) {
+            (Ticket::Lock(ttid), Packet::AnswerInformationLocked { ttid: locked }) => {
+                if ttid != locked {
+                    return Err(Fault::protocol(format!("not asked to lock {locked}")));
+                }
+                // Late answers of a service that was stopped mean nothing: verification asks again
+                // what is locked.
+                if matches!(app.phase, Phase::Service | Phase::Stopping) {
+                    app.cluster.tm.lock(ttid, nid_of(io, conn)?)?;
+                    app.cluster.complete_transactions(io);
+                }
+                Ok(())
+            }
+            (Ticket::PackOrders { request, query }, Packet::AnswerPackOrders { orders }) => {
+                pack::old_orders(&mut app.cluster, io, (request, query), orders)
+            }
+            _ => Err(Fault::Unexpected),
+        }
+    }
+
+    fn error(
+        &self,
+        _: &mut Master,
+        _: &mut Io<'_, Master>,
+        _: ConnId,
+        ticket: Option<Ticket>,
+        code: ErrorCode,
+        message: String,
+    ) -> Handled {
+        base_failure(ticket, code, &message)
+    }
+
+    fn lost(
+        &self,
+        app: &mut Master,
+        io: &mut Io<'_, Master>,
+        conn: ConnId,
+        _: Lost,
+        _: Vec<Ticket>,
+    ) {
+        let _ = drop_storage(app, io, conn); // the change of phase is asked
+    }
+}
+
+/// A storage that serves clients is lost, or must be disconnected for what it does not know.
+pub fn drop_storage(app: &mut Master, io: &mut Io<'_, Master>, conn: ConnId) -> Service {
+    let nid = io.nid(conn);
+    let service = app.cluster.unlink_storage(io, conn);
+    match (service, nid) {
+        (Service::Stopped, _) => io.transition(Transition::Recover { truncate: None }),
+        (Service::Operational, Some(nid)) => app.cluster.storage_lost(io, nid, conn),
+        (Service::Operational, None) => {}
+    }
+    service
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Verification: finishing the transactions that were decided, dropping the others. Upstream:
+//! master/verification.py.
+//!
+//! A transaction is decided once a storage knows its tid (it locked it). Storages that only voted
+//! it may have missed that, so all nodes with readable cells are asked what they have, and:
+//!
+//! ```text
+//!   LockedTransactions   {ttid: tid or nothing} of each node
+//!   FinalTid             for each ttid without tid: nodes with a readable cell of its partition
+//!                        that do not list it may have unlocked it already; asked one by one
+//!   ValidateTransaction  sent for each ttid with a tid to the nodes that listed it
+//!   LastIds              greatest tid and oid, first tid; this is also when storages truncate
+//!   PackOrders           orders that are not completed
+//! ```
+//!
+//! Nobody is told to drop the rest: storages drop unfinished data just before they serve clients.
+//!
+//! Nodes without readable cells are not asked, because what they have may be obsolete:
+//! 1. S1 and S2 are up-to-date.
+//! 2. S1 restarts, S2 stops with a locked transaction that S1 only voted.
+//! 3. The cells of S2 become out-of-date, the transaction is dropped.
+//! 4. Other transactions are committed, on S1 only.
+//! 5. S2 is back: its locked transaction must be dropped, replication gives it the rest.
+//!
+//! If such a node had locked a transaction that must be kept, a node with readable cells has
+//! unlocked it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use neo_common::engine::{Fault, Handled, Io};
+use neo_common::protocol::Packet;
+use neo_common::types::{NodeId, Tid, Ttid};
+
+use crate::app::{Master, Ticket};
+use crate::cluster::Cluster;
+use crate::pack::Order;
+use crate::phase::Transition;
+
+/// What is being asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Start,
+    LockedTransactions,
+    FinalTid,
+    LastIds,
+    PackOrders,
+}
+
+/// State of a verification.
+#[derive(Debug)]
+pub struct Verification {
+    /// Distinguishes its questions from those of an earlier one.
+    round: u32,
+    step: Step,
+    /// Nodes that have to answer.
+    waiting: BTreeSet<NodeId>,
+    locked: BTreeMap<Ttid, Tid>,
+    voted: BTreeMap<Ttid, BTreeSet<NodeId>>,
+    /// Transactions without tid, with the nodes that remain to be asked. The last one is being
+    /// asked.
+    unknown: Vec<(Ttid, Vec<NodeId>)>,
+    last_tid: Tid,
+}
+
+impl Verification {
+    /// A verification that has asked nothing.
+    pub fn new(cluster: &mut Cluster) -> Self {
+        cluster.verification_rounds = cluster.verification_rounds.wrapping_add(1);
+        Self {
+            round: cluster.verification_rounds,
+            step: Step::Start,
+            waiting: BTreeSet::new(),
+            locked: BTreeMap::new(),
+            voted: BTreeMap::new(),
+            unknown: Vec::new(),
+            last_tid: Tid::ZERO,
+        }
+    }
+
+    /// Asks the next questions once there are all answers.
+    pub fn advance(
+        &mut self,
+        cluster: &mut Cluster,
+        io: &mut Io<'_, Master>,
+    ) -> Option<Transition> {
+        while self.waiting.is_empty() {
+            match self.step {
+                Step::Start if cluster.backup_tid.is_none() => {
+                    log::info!("start to verify data");
+                    self.step = Step::LockedTransactions;
+                    let nids = cluster.pt.table().readable_nodes();
+                    self.ask(cluster, io, nids, &Packet::AskLockedTransactions {});
+                }
+                Step::LockedTransactions => {
+                    self.step = Step::FinalTid;
+                    self.unknown = self.unknown(cluster);
+                }
+                Step::FinalTid if self.unknown.is_empty() => {
+                    self.validate(cluster, io);
+                    self.ask_last_ids(cluster, io);
+                }
+                Step::FinalTid => self.ask_final_tid(cluster, io),
+                // In a backup cluster, there is no transaction.
+                Step::Start => self.ask_last_ids(cluster, io),
+                Step::LastIds => {
+                    log::info!("last tid: {}", self.last_tid);
+                    cluster.last_tid = self.last_tid;
+                    cluster.tm.set_last_tid(self.last_tid);
+                    // Storages are truncated.
+                    cluster.truncate_tid = None;
+                    self.step = Step::PackOrders;
+                    let nids = cluster.pt.table().readable_nodes();
+                    let completed = cluster.pm.completed_by(&nids);
+                    let min_tid = completed.and_then(Tid::next).unwrap_or(Tid::ZERO);
+                    self.ask(cluster, io, nids, &Packet::AskPackOrders { min_tid });
+                }
+                Step::PackOrders => return Some(Transition::Serve),
+            }
+        }
+        None
+    }
+
+    fn ask(
+        &mut self,
+        cluster: &Cluster,
+        io: &mut Io<'_, Master>,
+        nids: impl IntoIterator<Item = NodeId>,
+        packet: &Packet,
+    ) {
+        for nid in nids {
+            if let Some(conn) = cluster.conn_of(nid)
+                && io.ask(conn, packet.clone(), Ticket::Verification(self.round))
+            {
+                self.waiting.insert(nid);
+            }
+        }
+    }
+
+    /// Transactions that nobody locked, as far as is known, with the nodes that may know better.
+    fn unknown(&self, cluster: &Cluster) -> Vec<(Ttid, Vec<NodeId>)> {
+        let table = cluster.pt.table();
+        let unknown = self.voted.iter().filter(|(ttid, _)| !self.locked.contains_key(ttid));
+        unknown
+            .map(|(ttid, voted)| {
+                let readable = table.readable(ttid.partition(table.partitions()));
+                (*ttid, readable.filter(|nid| !voted.contains(nid)).collect())
+            })
+            .collect()
+    }
+
+    fn ask_final_tid(&mut self, cluster: &Cluster, io: &mut Io<'_, Master>) {
+        let Some((ttid, nids)) = self.unknown.last_mut() else { return };
+        let ttid = *ttid;
+        match nids.pop() {
+            Some(nid) => self.ask(cluster, io, [nid], &Packet::AskFinalTID { ttid }),
+            None => {
+                log::info!("transaction {ttid} was not decided");
+                self.unknown.pop();
+            }
+        }
+    }
+
+    /// Finishes the transactions for which the client asked to. Some nodes may not even have
+    /// locked them.
+    fn validate(&self, cluster: &Cluster, io: &mut Io<'_, Master>) {
+        for (ttid, tid) in &self.locked {
+            log::info!("finish transaction {ttid} as {tid}");
+            let nids = self.voted.get(ttid).into_iter().flatten();
+            for conn in nids.filter_map(|nid| cluster.conn_of(*nid)) {
+                io.send(conn, Packet::ValidateTransaction { ttid: *ttid, tid: *tid });
+            }
+        }
+    }
+
+    fn ask_last_ids(&mut self, cluster: &Cluster, io: &mut Io<'_, Master>) {
+        self.step = Step::LastIds;
+        self.ask(cluster, io, cluster.storages().map(|(nid, _)| nid), &Packet::AskLastIDs {});
+    }
+
+    /// A storage answered.
+    ///
+    /// # Errors
+    /// If the answer makes no sense.
+    pub fn answer(
+        &mut self,
+        cluster: &mut Cluster,
+        nid: NodeId,
+        round: u32,
+        packet: Packet,
+    ) -> Handled {
+        if round != self.round || !self.waiting.remove(&nid) {
+            return Ok(());
+        }
+        match packet {
+            Packet::AnswerLockedTransactions { transactions } => {
+                for (ttid, tid) in transactions {
+                    self.voted.entry(ttid).or_default().insert(nid);
+                    if let Some(tid) = tid {
+                        self.lock(ttid, tid);
+                    }
+                }
+            }
+            Packet::AnswerFinalTID { tid } => {
+                if let Some(tid) = tid
+                    && let Some((ttid, _)) = self.unknown.pop()
+                {
+                    self.lock(ttid, tid);
+                }
+            }
+            Packet::AnswerLastIDs { last_tid, last_oid, first_tid } => {
+                if last_tid.is_some_and(|tid| tid > Tid::MAX) {
+                    return Err(Fault::protocol("invalid last tid"));
+                }
+                self.last_tid = self.last_tid.max(last_tid.unwrap_or(Tid::ZERO));
+                if let Some(oid) = last_oid {
+                    cluster.tm.set_last_oid(oid);
+                }
+                cluster.tm.set_first_tid(first_tid);
+            }
+            Packet::AnswerPackOrders { orders } => {
+                for order in orders {
+                    let (tid, order) = Order::parse(order)?;
+                    cluster.pm.add(tid, order);
+                }
+            }
+            _ => return Err(Fault::Unexpected),
+        }
+        Ok(())
+    }
+
+    fn lock(&mut self, ttid: Ttid, tid: Tid) {
+        let known = *self.locked.entry(ttid).or_insert(tid);
+        if known != tid {
+            log::error!("transaction {ttid} has 2 tids: {known} and {tid}");
+        }
+    }
+
+    /// Nothing is waited for from a storage any more.
+    pub fn storage_lost(&mut self, nid: NodeId) {
+        self.waiting.remove(&nid);
+    }
+}
