@@ -21,6 +21,9 @@ pub type LoadId = u64;
 pub enum Call {
     /// Wait until the cluster can be used. Reply: [`Answer::Partitions`].
     Connect,
+    /// Number of partitions of the cluster: replied at once except before the first connection.
+    /// Reply: [`Answer::Partitions`].
+    Partitions,
     /// Load through the cache: the revision `at` a tid, or the last one `before` a tid, or the
     /// current one. Reply: [`Answer::Cached`], or [`Answer::Object`] that is to be verified and
     /// given back with [`Call::Loaded`] or [`Call::Rejected`].
@@ -32,13 +35,14 @@ pub enum Call {
         /// Exclusive upper bound.
         before: Option<Tid>,
     },
-    /// The data of a load, verified, for the cache. Replied at once: [`Answer::Cached`], with the
-    /// `next_serial` that takes into account what was invalidated meanwhile.
+    /// The data of a load, verified and decompressed, for the cache. Replied at once:
+    /// [`Answer::Cached`], with the `next_serial` that takes into account what was invalidated
+    /// meanwhile.
     Loaded {
         /// The load.
         load: LoadId,
-        /// Data; `None` if it must not be cached.
-        data: Option<Bytes>,
+        /// The data.
+        data: Bytes,
     },
     /// The data of a load is damaged: try another cell. Reply as for [`Call::Load`].
     Rejected {

@@ -55,13 +55,16 @@ pub mod api;
 pub mod cache;
 pub mod call;
 pub mod compression;
+pub mod core;
 
 #[cfg(feature = "net")]
 mod driver;
 mod error;
 pub mod filestorage;
+pub mod handlers;
 
 pub mod options;
+pub mod transactions;
 
 #[cfg(feature = "net")]
 pub use api::{

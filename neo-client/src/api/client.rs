@@ -10,7 +10,7 @@ use neo_common::types::{Oid, Partition, Tid};
 use super::iterator::{CurrentRecords, Oids, TransactionInfo, Transactions, UndoLog};
 use super::pipeline::load_many;
 use super::transaction::{Metadata, NoResolution, Resolver, Transaction};
-use crate::call::{Answer, Call, LoadedObject, Record};
+use crate::call::{Answer, Call, LoadId, LoadedObject, Record};
 use crate::compression::Damaged;
 use crate::driver::Shared;
 use crate::error::{Error, Result};
@@ -150,7 +150,7 @@ impl Client {
                 other => return Err(unexpected(&other)),
             };
             match verify(oid, &object) {
-                Ok(data) => return self.loaded(object.load, Some(data)),
+                Ok(data) => return self.loaded(object.load, data),
                 Err(Damaged) => {
                     log::error!("wrong checksum for {oid}@{}", object.serial);
                     let load = object.load;
@@ -165,7 +165,7 @@ impl Client {
         }
     }
 
-    fn loaded(&self, load: u64, data: Option<Bytes>) -> Result<Record> {
+    fn loaded(&self, load: LoadId, data: Bytes) -> Result<Record> {
         match self.shared.call(Call::Loaded { load, data })? {
             Answer::Cached(record) => Ok(record),
             other => Err(unexpected(&other)),
@@ -324,8 +324,16 @@ impl Client {
 
     // For the other modules of the interface.
 
+    /// Number of partitions. Only waits before the first connection.
+    pub(super) fn partitions(&self) -> Result<u32> {
+        match self.shared.call(Call::Partitions)? {
+            Answer::Partitions(partitions) => Ok(partitions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     pub(super) fn partition_of(&self, number: u64) -> Result<Partition> {
-        let partitions = self.connect()?;
+        let partitions = self.partitions()?;
         Ok((number % u64::from(partitions)) as Partition)
     }
 

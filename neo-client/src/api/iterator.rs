@@ -105,7 +105,7 @@ struct Merge<T> {
 
 impl<T: Copy + Ord> Merge<T> {
     fn new(client: &Client, start: T) -> Result<Self> {
-        let partitions = client.connect()?;
+        let partitions = client.partitions()?;
         let row = || Row { items: VecDeque::new(), next: Some(start) };
         let rows = (0..partitions).map(|_| row()).collect();
         Ok(Self { rows, requests: Ordered::new(&client.shared) })
@@ -267,7 +267,7 @@ impl Records {
 
     fn next_record(&mut self) -> Result<Option<DataRecord>> {
         if self.objects.is_none() {
-            self.objects = Some((self.client.connect()?, Objects::new(&self.client)));
+            self.objects = Some((self.client.partitions()?, Objects::new(&self.client)));
         }
         let Some((partitions, objects)) = &mut self.objects else { return Ok(None) };
         loop {
@@ -694,7 +694,7 @@ impl UndoLog {
                 self.go_deeper()?;
                 continue;
             }
-            let partitions = self.client.connect()?;
+            let partitions = self.client.partitions()?;
             let mut requests = Ordered::new(&self.client.shared);
             for _ in 0..WINDOW_LEN.min(self.tids.len()) {
                 let Some(tid) = self.tids.pop() else { break };
@@ -715,7 +715,7 @@ impl UndoLog {
     }
 
     fn go_deeper(&mut self) -> Result<()> {
-        let partitions = self.client.connect()?;
+        let partitions = self.client.partitions()?;
         self.depth = if self.depth == 0 { 32 } else { self.depth * 4 };
         let mut requests = Ordered::new(&self.client.shared);
         for partition in 0..partitions {

@@ -104,7 +104,7 @@ pub(super) fn load_many(
             Ok(Answer::Cached(_)) => done(oid, Ok(()))?,
             Ok(Answer::Object(object)) => match verify(oid, &object) {
                 Ok(data) => {
-                    shared.call(Call::Loaded { load: object.load, data: Some(data) })?;
+                    shared.call(Call::Loaded { load: object.load, data })?;
                     done(oid, Ok(()))?;
                 }
                 Err(_) => {

@@ -55,7 +55,7 @@ fn undo_serials(
     oids: &[Oid],
 ) -> Result<BTreeMap<Oid, UndoSerial>> {
     let client = &transaction.client;
-    let partitions = client.connect()?;
+    let partitions = client.partitions()?;
     let mut rows = BTreeMap::<Partition, Vec<Oid>>::new();
     for oid in oids {
         rows.entry(oid.partition(partitions)).or_default().push(*oid);
