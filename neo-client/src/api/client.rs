@@ -8,7 +8,7 @@ use neo_common::protocol::Packet;
 use neo_common::types::{Oid, Partition, Tid};
 
 use super::iterator::{CurrentRecords, Oids, TransactionInfo, Transactions, UndoLog};
-use super::pipeline::load_many;
+use super::pipeline::{WINDOW_LEN, load_many};
 use super::transaction::{Metadata, NoResolution, Resolver, Transaction};
 use crate::call::{Answer, Call, LoadId, LoadedObject, Record};
 use crate::compression::Damaged;
@@ -131,11 +131,18 @@ impl Client {
     /// # Errors
     /// If a storage cannot be asked.
     pub fn prefetch(&self, oids: &[Oid], before: Tid) -> Result<()> {
-        load_many(&self.shared, oids.iter().map(|oid| (*oid, None, Some(before))), |_, result| {
-            match result {
-                Err(error) if !error.is_key_error() => Err(error),
-                _ => Ok(()),
-            }
+        self.prefetch_with(oids, before, WINDOW_LEN)
+    }
+
+    /// Like [`Client::prefetch`], with at most `window` requests under way.
+    ///
+    /// # Errors
+    /// Those of [`Client::prefetch`].
+    pub fn prefetch_with(&self, oids: &[Oid], before: Tid, window: usize) -> Result<()> {
+        let loads = oids.iter().map(|oid| (*oid, None, Some(before)));
+        load_many(&self.shared, window, loads, |_, result| match result {
+            Err(error) if !error.is_key_error() => Err(error),
+            _ => Ok(()),
         })
     }
 

@@ -79,9 +79,11 @@ impl Ordered {
     }
 }
 
-/// Loads through the cache, a window at a time, and tells `done` about each result.
+/// Loads through the cache, with at most `window` requests under way, and tells `done` about each
+/// result.
 pub(super) fn load_many(
     shared: &Arc<Shared>,
+    window: usize,
     loads: impl Iterator<Item = (Oid, Option<Tid>, Option<Tid>)>,
     mut done: impl FnMut(Oid, Result<()>) -> Result<()>,
 ) -> Result<()> {
@@ -90,7 +92,7 @@ pub(super) fn load_many(
     // Objects under way, by tag.
     let mut oids = std::collections::BTreeMap::new();
     loop {
-        while oids.len() < WINDOW_LEN
+        while oids.len() < window.max(1)
             && let Some((oid, at, before)) = loads.next()
         {
             oids.insert(session.submit(Call::Load { oid, at, before })?, oid);
