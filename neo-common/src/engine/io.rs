@@ -178,6 +178,10 @@ impl<A: App> Io<'_, A> {
     pub fn is_accepted(&self, conn: ConnId) -> bool {
         self.conn(conn).is_some_and(|c| c.accepted)
     }
+    /// Whether any packet was received.
+    pub fn has_received(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(|c| c.peer_id.is_some())
+    }
     /// Whether answers are expected by the current handler.
     pub fn is_pending(&self, conn: ConnId) -> bool {
         self.conn(conn).is_some_and(Connection::is_pending)
@@ -228,12 +232,22 @@ impl<A: App> Io<'_, A> {
     /// Sends a request; its answer comes with `ticket`. Tickets without answer come with `lost`.
     /// `false`, and the ticket is dropped, if the connection is closed.
     pub fn ask(&mut self, conn: ConnId, packet: Packet, ticket: A::Ticket) -> bool {
+        self.ask_with_id(conn, packet, ticket).is_some()
+    }
+    /// Like [`Io::ask`]; returns the id of the request, which the packets that belong to it have
+    /// (`AddObject`, `AddTransaction`).
+    pub fn ask_with_id(
+        &mut self,
+        conn: ConnId,
+        packet: Packet,
+        ticket: A::Ticket,
+    ) -> Option<MsgId> {
         let handling = self.state.handling == Some(conn);
-        let Some(c) = self.conn_mut(conn) else { return false };
+        let c = self.conn_mut(conn)?;
         let id = c.next_id();
         c.expect(id, packet.answer_code().expect("a request is asked"), ticket, handling);
         self.state.put(conn, Some(id), &packet);
-        true
+        Some(id)
     }
     /// Replies to the packet that has this id. Nothing happens if the connection is closed.
     pub fn answer(&mut self, conn: ConnId, id: MsgId, packet: Packet) {
