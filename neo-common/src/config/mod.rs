@@ -11,8 +11,8 @@
 //! - [`ini`]: the dialect of configuration files;
 //! - [`settings`]: precedence (command line, section, `[DEFAULT]`, built-in default) and types;
 //! - [`address`]: `host:port` and lists of them;
-//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`migrate`], [`simple`]: the tables of
-//!   the executables and the plain structs that they give.
+//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`migrate`], [`simple`], [`bench`]: the
+//!   tables of the executables and the plain structs that they give.
 //!
 //! What scripts and supervisor files of upstream rely on is followed (lib/config.py on Python's
 //! argparse and configparser), the spellings of version 0.9 included. An old spelling whose meaning
@@ -23,6 +23,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod bench;
 pub mod ctl;
 pub mod daemon;
 pub mod environment;
@@ -40,6 +41,7 @@ use std::fmt;
 
 pub use address::{Address, AddressError};
 pub use admin::AdminOptions;
+pub use bench::BenchOptions;
 pub use ctl::CtlOptions;
 pub use daemon::{DaemonOptions, TlsFiles};
 pub use environment::Environment;
@@ -117,12 +119,13 @@ pub fn fuzz_one(data: &[u8]) {
     let args: Vec<String> = String::from_utf8_lossy(&rest[..end]).lines().map(Into::into).collect();
     let file = rest.get(end + 2..).unwrap_or_default().to_vec();
     let env = environment::Fixed { file: Some(file), home: Some("/home/neo".into()) };
-    let _ = match choice % 6 {
+    let _ = match choice % 7 {
         0 => MasterOptions::parse(&args, &env).err(),
         1 => StorageOptions::parse(&args, &env).err(),
         2 => AdminOptions::parse(&args, &env).err(),
         3 => CtlOptions::parse(&args, &env).err(),
         4 => MigrateOptions::parse(&args, &env).err(),
-        _ => SimpleOptions::parse(&args, &env).err(),
+        5 => SimpleOptions::parse(&args, &env).err(),
+        _ => BenchOptions::parse(&args, &env).err(),
     };
 }

@@ -2,6 +2,7 @@
 //! Each option of each executable.
 
 use super::*;
+use crate::config::bench::Workload;
 use crate::config::storage::{Adapter, Wait};
 
 /// Short and long names of all options of daemons.
@@ -241,5 +242,41 @@ fn simple_clusters() {
         "--replicas -1",
     ] {
         assert_eq!(failed(simple(line)).0, 2, "{line}");
+    }
+}
+
+/// neobench: a cluster to start, or a running one, never both.
+#[test]
+fn benchmarks() {
+    let bench = |line: &str| BenchOptions::parse(&args(line), &env(""));
+    let options = bench("").unwrap().options;
+    assert_eq!((options.storages, options.partitions, options.rounds), (1, 12, None));
+    assert_eq!((options.running, options.workloads.len(), options.quick), (None, 4, false));
+    let line = "-q --json --bin-dir ~/bin --compare /py --temp-dir /d --storages 3 --rounds 5 \
+                --only commit,import";
+    let options = bench(line).unwrap().options;
+    assert_eq!(options.workloads, [Workload::Import, Workload::Commit]);
+    assert_eq!(options.bin_dir.unwrap().to_str(), Some("/home/neo/bin"));
+    assert!(options.quick && options.json && options.rounds == Some(5));
+    let line = "-c n -m 127.0.0.1:1/[::1]:2 --pids master=12,34 --force";
+    let running = bench(line).unwrap().options.running.unwrap();
+    assert_eq!((running.name.as_str(), running.masters.len()), ("n", 2));
+    assert_eq!(running.pids, [("master".into(), 12), (String::new(), 34)]);
+    assert!(running.force);
+    for line in [
+        "--masters a:1",
+        "--pids 1",
+        "--force",
+        "-c n",
+        "-c n -m a:1 --storages 2",
+        "-c n -m a:1 --compare d",
+        "-c n -m a:1 --pids x=y",
+        "-c n -m a:1 --pids 0",
+        "--storages 0",
+        "--rounds 0",
+        "--only loads",
+        "x",
+    ] {
+        assert_eq!(failed(bench(line)).0, 2, "{line}");
     }
 }
