@@ -3,7 +3,7 @@
 //!
 //! - [`NodeManager`]: who is there, by id, by address, by connection;
 //! - [`update`]: what a `NotifyNodeInformation` of the primary master changes;
-//! - [`format`]: the table of nodes of `neoctl print node` and of the logs.
+//! - [`mod@format`]: the table of nodes of `neoctl print node` and of the logs.
 //!
 //! A node has an id, an address, both or (rarely, a master that is being forgotten) none of them,
 //! and each can change: a master is first known by its address only, a client by its id only, and
