@@ -42,7 +42,7 @@ impl Handler<Admin> for CtlHandler {
             }
             Packet::AskNodeList { node_type } => ask_node_list(app, io, conn, id, node_type)?,
             Packet::AskPartitionList { first, last, nid } => {
-                log::info!("ask partition list from {first} to {last} for {}", nid_str(nid));
+                log::debug!("ask partition list from {first} to {last} for {}", nid_str(nid));
                 ask_partition_list(app, io, conn, id, (first, last))?;
             }
             Packet::AskMonitorInformation {} => {
@@ -90,7 +90,7 @@ fn ask_node_list(
 ) -> Handled {
     app.connected(io)?;
     let name = node_type.map_or_else(|| "all".into(), |node_type| node_type.to_string());
-    log::info!("ask list of {name} nodes");
+    log::debug!("ask list of {name} nodes");
     let mut nodes = app.nodes().entries();
     nodes.retain(|(of_type, ..)| node_type.is_none_or(|node_type| node_type == *of_type));
     io.answer(conn, id, Packet::AnswerNodeList { nodes });
