@@ -37,6 +37,16 @@ pub trait Listener: Send + Sync {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
+    _closer: Arc<Closer>,
+}
+
+/// Closes the client when its last clone is dropped. (The background thread shares the rest.)
+struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Client {
@@ -50,7 +60,8 @@ impl Client {
         if options.masters.is_empty() {
             return Err(Error::Invalid("no master is given"));
         }
-        Ok(Self { shared: Shared::open(options)? })
+        let shared = Shared::open(options)?;
+        Ok(Self { _closer: Arc::new(Closer(Arc::clone(&shared))), shared })
     }
 
     /// How it was opened.
@@ -71,7 +82,9 @@ impl Client {
     }
 
     /// Closes all connections. All calls that wait, and all next ones, fail with
-    /// [`Error::Closed`]. Transactions that were not finished are aborted by the cluster.
+    /// [`Error::Closed`]. Transactions that were not finished are aborted by the cluster. Waits for
+    /// the listener to return, unless it is the listener that closes. Dropping the last clone closes
+    /// too.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -147,7 +160,7 @@ impl Client {
     }
 
     fn load_with(&self, oid: Oid, at: Option<Tid>, before: Option<Tid>) -> Result<Record> {
-        let mut answer = self.shared.call(Call::Load { oid, at, before })?;
+        let mut answer = self.shared.load(oid, at, before)?;
         // First damaged revision, in case all are.
         let mut damaged = None;
         loop {

@@ -73,7 +73,7 @@ pub(crate) type OidMap<V> = std::collections::HashMap<Oid, V, BuildHasherDefault
 pub struct Statistics {
     /// Loads that were answered.
     pub hits: u64,
-    /// Loads that were not.
+    /// Loads that went to a storage.
     pub misses: u64,
     /// Bytes of data, overhead included.
     pub bytes: usize,
@@ -139,13 +139,14 @@ impl Cache {
         self.answer(index)
     }
 
+    /// A load was not answered.
+    pub fn count_miss(&mut self) {
+        self.misses += 1;
+    }
+
     fn answer(&mut self, index: Option<Index>) -> Option<Record> {
-        let Some(index) = index else {
-            self.misses += 1;
-            return None;
-        };
+        let entry = &mut self.slab[index?];
         self.hits += 1;
-        let entry = &mut self.slab[index];
         entry.hits = (entry.hits + 1).min(HITS_MAX);
         Some(Record {
             data: entry.data.clone(), // a reference, not a copy

@@ -50,11 +50,7 @@ impl Cache {
 fn revisions_are_valid_from_their_tid_to_the_next() {
     let mut cache = Cache::new(1 << 20);
     let record = |t, next: Option<u64>| {
-        Some(Record {
-            data: data(oid(1), tid(t), 0),
-            serial: tid(t),
-            next_serial: next.map(tid),
-        })
+        Some(Record { data: data(oid(1), tid(t), 0), serial: tid(t), next_serial: next.map(tid) })
     };
     assert_eq!(cache.load_before(oid(1), tid(10)), None);
     cache.invalidate(oid(1), tid(10));

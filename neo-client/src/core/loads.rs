@@ -112,6 +112,7 @@ impl ClientCore {
             load.waiting.push((call, request));
             return;
         }
+        self.cache.count_miss();
         let request = LoadRequest { oid, at, before };
         // The operation and the load have the same id.
         let id = self.next_op;

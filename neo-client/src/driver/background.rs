@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The background thread: calls the listener, and leads when no caller does.
+//!
+//! Waking it up each time a caller stops leading would cost more than a load. So as long as callers
+//! lead now and then, it only looks again after [`GRACE`]: notifications and timers may wait that
+//! long. When they do not any more, it leads until a caller comes: that caller follows once, then
+//! leads itself. An idle client costs nothing.
+//!
+//! ```text
+//!            callers led meanwhile             a caller leads now
+//!   asleep for GRACE <------> look ------> asleep until it leaves
+//!                               | nobody led
+//!                               v
+//!                             lead, until a caller comes or there are events
+//! ```
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::{Guard, Leader, Shared};
+use crate::call::{Call, Event};
+use crate::error::{Error, Result};
+
+/// How long notifications may wait while callers are busy with something else.
+const GRACE: Duration = Duration::from_millis(5);
+
+pub(super) fn start(shared: &Arc<Shared>) -> Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    let run = move || {
+        // An error means that the client is closed, or that another thread panicked.
+        if let Err(error) = run(&shared)
+            && !matches!(error, Error::Closed)
+        {
+            log::error!("the background thread of a client ends: {error}");
+        }
+    };
+    Builder::new().name("neo-client".into()).spawn(run).map_err(Error::foreign)
+}
+
+fn run(shared: &Shared) -> Result<()> {
+    let mut state = shared.lock()?;
+    let mut seen = state.turns;
+    loop {
+        if shared.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(event) = state.driver.host.events.pop_front() {
+            state = tell(shared, state, &event)?;
+            continue;
+        }
+        if state.leader != Leader::Nobody {
+            state.background_waits = true;
+            state = shared.background.wait(state).map_err(|_| Error::Closed)?;
+            state.background_waits = false;
+        } else if state.turns != seen && state.driver.timeout() != Some(Duration::ZERO) {
+            seen = state.turns;
+            let waited = shared.background.wait_timeout(state, GRACE);
+            state = waited.map_err(|_| Error::Closed)?.0;
+        } else {
+            seen = state.turns;
+            state = shared.lead(state, |state| {
+                !state.followers.is_empty()
+                    || !state.driver.host.events.is_empty()
+                    || state.turns != seen
+                    || shared.closed.load(std::sync::atomic::Ordering::SeqCst)
+            })?;
+            shared.hand_over(&mut state);
+        }
+    }
+}
+
+/// Calls the listener, without the mutex.
+fn tell<'a>(shared: &'a Shared, state: Guard<'a>, event: &Event) -> Result<Guard<'a>> {
+    drop(state);
+    let listener = shared.listener.lock().map_or(None, |listener| listener.clone());
+    if let Some(listener) = listener {
+        match event {
+            Event::Invalidate { tid, oids } => listener.invalidate(*tid, oids),
+            Event::InvalidateCache => listener.invalidate_cache(),
+            Event::Disconnected => listener.disconnected(),
+        }
+    }
+    let mut state = shared.lock()?;
+    shared.input(&mut state, Call::Delivered);
+    shared.flush(&mut state);
+    Ok(state)
+}
