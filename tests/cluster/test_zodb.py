@@ -59,6 +59,8 @@ def open_root(request, db):
     def open(database=None):
         manager = transaction.TransactionManager()
         conn = (database or db).open(manager)
+        # Unlike `open`, this makes sure to see what other clients have committed.
+        manager.begin()
         connections.append((manager, conn))
         return manager, conn.root()[request.node.name]
     yield open
