@@ -317,6 +317,13 @@ impl Admin {
             return;
         }
         log::error!("primary master is down");
+        // A list of nodes without any master would leave nowhere to look for the next one.
+        if let Some(address) = io.address(conn)
+            && self.nodes.masters().next().is_none()
+            && let Err(conflict) = self.nodes.create_master(address)
+        {
+            log::error!("no master is known any more, {address}: {conflict}");
+        }
         if let Some(change) = self.monitoring.primary_lost(io) {
             self.upstream.send(io, change);
         }

@@ -197,6 +197,17 @@ fn primary_master_lost() {
     assert_eq!(h.exit, None);
 }
 
+/// A master that tells of no master is looked for where it was.
+#[test]
+fn masters_forgotten() {
+    let (mut h, master) = running(config("test", 1, 2));
+    h.notify_nodes(master, &[(NodeType::Master, 1, NodeState::Unknown)]);
+    assert_eq!(h.engine.app.nodes().masters().count(), 0);
+    h.close(master);
+    h.wait(Duration::from_secs(1));
+    assert_eq!(h.connects.pop_front().unwrap().1, address(1));
+}
+
 /// The end of a cluster that is stopping is the end of its admin.
 #[test]
 fn stopping() {
