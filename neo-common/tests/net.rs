@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Real sockets: two engines on loopback, driven by the event loop of nodes.
 #![cfg(feature = "net")]
-#![allow(clippy::disallowed_methods, missing_docs)] // Threads and sockets are the point.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)] // Threads and sockets.
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
