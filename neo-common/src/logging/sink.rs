@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::{local_time, write_line};
+use crate::config::{DaemonOptions, Exit};
 
 /// Name in the lines, if there is no other one.
 pub const DEFAULT_NAME: &str = "NEO";
@@ -78,6 +79,29 @@ pub fn setup(options: &LogOptions) -> io::Result<()> {
     let logger = LOGGER.get_or_init(|| logger);
     if log::set_logger(logger).is_ok() {
         log::set_max_level(level);
+    }
+    Ok(())
+}
+
+/// Starts logging of a daemon as its options say, and tells what is dubious about them.
+///
+/// # Errors
+/// [`Exit`] if the log file cannot be opened.
+pub fn setup_daemon(
+    program: &str,
+    daemon: &DaemonOptions,
+    warnings: &[String],
+) -> Result<(), Exit> {
+    let mut options = LogOptions { file: daemon.logfile.clone(), ..LogOptions::default() };
+    if let Some(name) = &daemon.name {
+        options.name.clone_from(name);
+    }
+    setup(&options).map_err(|error| {
+        let path = daemon.logfile.as_deref().unwrap_or(Path::new(""));
+        Exit::failure(program, format_args!("log file {}: {error}", path.display()))
+    })?;
+    for warning in warnings {
+        log::warn!("{warning}");
     }
     Ok(())
 }
