@@ -62,6 +62,8 @@ pub enum OptionsError {
     SameUpstream,
     /// The upstream cluster has no master.
     NoUpstreamMaster,
+    /// Backup clusters are not supported yet.
+    NoBackup,
 }
 
 impl fmt::Display for OptionsError {
@@ -74,6 +76,9 @@ impl fmt::Display for OptionsError {
                 f.write_str("upstream cluster name must be different from cluster name")
             }
             Self::NoUpstreamMaster => f.write_str("at least one upstream master must be defined"),
+            Self::NoBackup => {
+                f.write_str("backup clusters (--upstream-*, --backup) are not supported yet")
+            }
         }
     }
 }
@@ -93,7 +98,9 @@ impl Options {
         match &self.upstream {
             Some(upstream) if upstream.cluster == self.cluster => Err(OptionsError::SameUpstream),
             Some(upstream) if upstream.masters.is_empty() => Err(OptionsError::NoUpstreamMaster),
-            _ => Ok(()),
+            Some(_) => Err(OptionsError::NoBackup),
+            None if self.backup => Err(OptionsError::NoBackup),
+            None => Ok(()),
         }
     }
 }
@@ -123,8 +130,6 @@ pub enum Ticket {
 pub enum Job {
     /// Write the list of all known masters, sorted, to the dynamic master list if there is one.
     SaveMasters(Vec<SocketAddr>),
-    /// Write to the log what is only in memory.
-    FlushLog,
 }
 
 /// The master node.
@@ -189,9 +194,8 @@ impl App for Master {
         match signal {
             // Nothing is lost: whatever was decided is in the storages.
             Signal::Terminate => io.exit(EXIT_BY_SIGNAL),
-            Signal::FlushLog | Signal::ReopenLog => {
-                io.submit(Job::FlushLog, ());
-            }
+            // The logger does it.
+            Signal::FlushLog | Signal::ReopenLog => log::logger().flush(),
             Signal::DumpState => self.log(),
         }
     }

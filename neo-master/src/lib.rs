@@ -19,12 +19,19 @@ pub mod backup;
 pub mod cluster;
 pub mod commit;
 pub mod handlers;
+#[cfg(feature = "net")]
+pub mod host;
 pub mod pack;
 pub mod partition_table;
 pub mod phase;
+#[cfg(feature = "net")]
+pub mod prepare;
 pub mod recovery;
 pub mod secondary;
 pub mod transactions;
 pub mod verification;
+
+#[cfg(test)]
+mod tests;
 
 pub use app::{Job, Master, Options, OptionsError, Upstream};

@@ -1,3 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! `neomaster`.
-fn main() {}
+//! `neomaster`: command line, then [`Master`] in the event loop.
+
+use std::process::ExitCode;
+
+use neo_common::config::{Exit, MasterOptions, System, arguments};
+use neo_common::engine::Engine;
+use neo_common::logging::{DEFAULT_NAME, LogOptions, setup};
+use neo_common::net::{self, Options, clock};
+use neo_master::Master;
+use neo_master::host::Jobs;
+use neo_master::prepare::{PROGRAM, Prepared, prepare};
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(exit) => exit.process(),
+        Err(exit) => exit.report(),
+    }
+}
+
+fn start() -> Result<net::Exit, Exit> {
+    let loaded = MasterOptions::parse(&arguments(PROGRAM)?, &System)?;
+    let daemon = &loaded.options.daemon;
+    let name = daemon.name.clone().unwrap_or_else(|| DEFAULT_NAME.into());
+    let log_options = LogOptions { name, file: daemon.logfile.clone(), ..LogOptions::default() };
+    setup(&log_options).map_err(|error| Exit::failure(PROGRAM, format!("log file: {error}")))?;
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    let Prepared { options, listener, master_list } = prepare(loaded.options)?;
+    log::info!("listening on {}", listener.address());
+    let master = Master::new(options).map_err(|error| Exit::failure(PROGRAM, error))?;
+    let engine = Engine::new(master, clock::seed());
+    let options = Options { listener: Some(listener), signals: true };
+    net::run(engine, options, |_| Jobs::new(master_list))
+        .map_err(|error| Exit::failure(PROGRAM, error))
+}

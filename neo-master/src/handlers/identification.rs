@@ -120,6 +120,8 @@ fn identify(
     if request.address == Some(cluster.options.bind) {
         return Err(Fault::protocol("address conflict"));
     }
+    // Ids of other types of nodes are not given.
+    request.nid = request.nid.filter(|nid| nid.node_type() == Some(request.node_type));
     let properties = Properties::parse(&request, cluster.pt.partitions())?;
     let key = find(cluster, io, &mut request)?;
     let is_known = key.is_some() && request.nid.is_some();

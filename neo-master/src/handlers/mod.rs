@@ -27,7 +27,7 @@ use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, base_error};
 use neo_common::node::NodeKey;
 use neo_common::protocol::{ClusterState, ErrorCode, MsgId, Packet};
 
-use crate::app::{Job, Master, Ticket};
+use crate::app::{Master, Ticket};
 use crate::cluster::Cluster;
 use crate::phase::Phase;
 use crate::recovery::ask_recovery;
@@ -131,9 +131,7 @@ pub fn root_packet(io: &mut Io<'_, Master>, conn: ConnId, id: MsgId, packet: Pac
     match packet {
         Packet::Ping {} => io.answer(conn, id, Packet::Pong {}),
         Packet::CloseClient {} => io.peer_closed_client(conn),
-        Packet::FlushLog {} => {
-            io.submit(Job::FlushLog, ());
-        }
+        Packet::FlushLog {} => log::logger().flush(),
         _ => return Err(Fault::Unexpected),
     }
     Ok(())
