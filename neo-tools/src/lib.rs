@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Tools around a NEO cluster.
 //!
+//! - [`bench`]: `neobench`, how fast a cluster is;
 //! - [`migrate`]: `neomigrate`, from and to `Data.fs`.
 //!
 //! They are programs of one user, not cores: they may read clocks and start threads.
@@ -8,4 +9,5 @@
 // Not cores; see above.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod bench;
 pub mod migrate;
