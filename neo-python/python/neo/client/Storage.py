@@ -27,12 +27,6 @@ from .app import Application
 from .iterator import TransactionIterator, history_entry, undo_entry
 from .restore import Restorer
 
-try:
-    from ZODB.interfaces import IMVCCPrefetchStorage
-except ImportError:  # ZODB < 5.1
-    class IMVCCPrefetchStorage(IStorage):
-        pass
-
 
 def tid_from_time(t):
     """First tid of a time in seconds since 1970."""
@@ -40,8 +34,7 @@ def tid_from_time(t):
 
 
 @implementer(IStorage, IStorageIteration, IStorageUndoable, IStorageRestoreable,
-             IStorageCurrentRecordIteration, IExternalGC, IMVCCPrefetchStorage,
-             ReadVerifyingStorage)
+             IStorageCurrentRecordIteration, IExternalGC, ReadVerifyingStorage)
 class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     """Storage in a NEO cluster.
 
