@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use neo_common::config::{Exit, MasterOptions, System, arguments};
 use neo_common::engine::Engine;
-use neo_common::logging::{DEFAULT_NAME, LogOptions, setup};
+use neo_common::logging::setup_daemon;
 use neo_common::net::{self, Options, clock};
 use neo_master::Master;
 use neo_master::host::Jobs;
@@ -20,13 +20,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<net::Exit, Exit> {
     let loaded = MasterOptions::parse(&arguments(PROGRAM)?, &System)?;
-    let daemon = &loaded.options.daemon;
-    let name = daemon.name.clone().unwrap_or_else(|| DEFAULT_NAME.into());
-    let log_options = LogOptions { name, file: daemon.logfile.clone(), ..LogOptions::default() };
-    setup(&log_options).map_err(|error| Exit::failure(PROGRAM, format!("log file: {error}")))?;
-    for warning in &loaded.warnings {
-        log::warn!("{warning}");
-    }
+    setup_daemon(PROGRAM, &loaded.options.daemon, &loaded.warnings)?;
     let Prepared { options, listener, master_list } = prepare(loaded.options)?;
     log::info!("listening on {}", listener.address());
     let master = Master::new(options).map_err(|error| Exit::failure(PROGRAM, error))?;
