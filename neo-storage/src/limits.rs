@@ -70,8 +70,12 @@ pub const TRUNCATE_ROWS: u32 = 10_000;
 /// Bytes of object data that a source of replication reads at once.
 pub const FETCH_BYTES: usize = 4 << 20;
 
-/// Bytes queued for a replicating node above which nothing more is read for it.
-pub const PUSH_BYTES_HIGH: usize = 8 << 20;
+/// Rows that another storage may fetch with one request.
+pub const FETCH_COUNT_MAX: u32 = 1 << 16;
+
+/// Requests of another storage that are in progress on one connection. A sane one has one, and may
+/// have given up another one.
+pub const SERVES_PER_PEER_MAX: u32 = 8;
 
 /// Bytes of received objects that a replicating node writes at once.
 pub const ADD_BYTES: usize = 4 << 20;

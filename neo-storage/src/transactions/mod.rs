@@ -423,6 +423,11 @@ impl Transactions {
         Ok(())
     }
 
+    /// Whether a transaction is known, and of this client.
+    pub fn is_of(&self, ttid: Ttid, client: NodeId) -> bool {
+        self.transactions.get(&ttid).is_some_and(|txn| txn.client == client)
+    }
+
     /// Begins the vote. Call it again after [`VoteStep::Later`].
     ///
     /// # Errors

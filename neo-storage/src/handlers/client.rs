@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Clients. Upstream: storage/handlers/client.py.
+//!
+//! Reads go to the read lanes; the ones that can not be answered right because a transaction is
+//! between lock and unlock wait for the unlock ([`read_packet`] is called again then). Whether the
+//! cell is readable is checked before, and again when the result comes: rows may have been dropped
+//! in between.
+//!
+//! In backup mode, clients only see what is complete: up to the backup tid of this node.
+
+use neo_common::engine::{Fault, Handled, Handler, Io, Lost};
+use neo_common::protocol::{ErrorCode, Map, MsgId, PackRequest, Packet};
+use neo_common::types::{ConnId, INVALID_PARTITION, Oid, Partition, Tid, Ttid, ZERO_HASH};
+use sha1::{Digest, Sha1};
+
+use super::base_packet;
+use super::master::ask_final_tid;
+use crate::app::{After, Shared, Storage, Ticket, done, read};
+use crate::database::{
+    Content, Done, Loaded, PackOrder, Read, TransactionRecord, UndoFound, UndoSearch, Value,
+};
+use crate::limits::{READ_ROWS_MAX, TRANSACTION_OIDS_MAX};
+use crate::operation::{DelayedRead, Operation, VoteRequest};
+use crate::transactions::{CellMode, Request, RequestKind};
+
+/// A client that may write.
+pub struct ClientHandler;
+
+/// A client that connected in backup mode. Upstream: `ClientReadOnlyOperationHandler`.
+pub struct ReadOnlyClientHandler;
+
+/// A read that is on its way.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ReadAfter {
+    conn: ConnId,
+    id: MsgId,
+    what: ReadKind,
+}
+
+/// See [`ReadAfter`].
+#[derive(Clone, PartialEq, Debug)]
+enum ReadKind {
+    /// With the stamp of the cache of last revisions, if it may be filled.
+    Object {
+        oid: Oid,
+        stamp: Option<u64>,
+    },
+    Transaction {
+        tid: Tid,
+    },
+    History {
+        oid: Oid,
+        max_tid: Tid,
+    },
+    Tids {
+        partitions: Vec<Partition>,
+        max_tid: Tid,
+    },
+    TidsFrom {
+        partition: Partition,
+    },
+    Oids {
+        partition: Partition,
+    },
+    Undo {
+        oids: Vec<Oid>,
+    },
+}
+
+impl Handler<Storage> for ClientHandler {
+    fn name(&self) -> &'static str {
+        "ClientOperationHandler"
+    }
+    fn packet(
+        &self,
+        app: &mut Storage,
+        io: &mut Io<'_, Storage>,
+        conn: ConnId,
+        id: MsgId,
+        packet: Packet,
+    ) -> Handled {
+        let Some((operation, shared)) = app.operation() else { return Err(Fault::retry_later()) };
+        match packet {
+            Packet::AskObject { oid, at, before } => {
+                ask_object(operation, shared, io, (conn, id), oid, at, before)
+            }
+            Packet::AskStoreObject { .. }
+            | Packet::AskCheckCurrentSerial { .. }
+            | Packet::AskRelockObject { .. }
+            | Packet::AskStoreTransaction { .. }
+            | Packet::AskVoteTransaction { .. } => {
+                write_packet(operation, shared, io, conn, id, packet)
+            }
+            Packet::AskFinalTID { ttid } => ask_final_tid(operation, shared, io, conn, id, ttid),
+            packet => other_packet(operation, shared, io, conn, id, packet),
+        }
+    }
+    fn lost(
+        &self,
+        app: &mut Storage,
+        io: &mut Io<'_, Storage>,
+        conn: ConnId,
+        _: Lost,
+        _: Vec<Ticket>,
+    ) {
+        client_lost(app, io, conn);
+    }
+}
+
+impl Handler<Storage> for ReadOnlyClientHandler {
+    fn name(&self) -> &'static str {
+        "ClientReadOnlyOperationHandler"
+    }
+    fn packet(
+        &self,
+        app: &mut Storage,
+        io: &mut Io<'_, Storage>,
+        conn: ConnId,
+        id: MsgId,
+        packet: Packet,
+    ) -> Handled {
+        let Some((operation, shared)) = app.operation() else { return Err(Fault::retry_later()) };
+        let backup_tid = shared.backup_tid.unwrap_or(Tid::MAX);
+        let after_backup_tid = backup_tid.next().unwrap_or(Tid::INVALID);
+        let packet = match packet {
+            Packet::AskStoreTransaction { .. }
+            | Packet::AskVoteTransaction { .. }
+            | Packet::AskStoreObject { .. }
+            | Packet::AskFinalTID { .. }
+            | Packet::AskRelockObject { .. }
+            // It takes a lock, and is only used to commit.
+            | Packet::AskCheckCurrentSerial { .. } => {
+                let message = "read-only access because cluster is in backuping mode";
+                return Err(Fault::Error(ErrorCode::ReadOnlyAccess, message.into()));
+            }
+            Packet::AskTransactionInformation { tid } if tid > backup_tid => {
+                let message = format!("tids > {backup_tid} are not fully fetched yet");
+                return Err(Fault::Error(ErrorCode::TidNotFound, message));
+            }
+            Packet::AskObject { oid, at, before } => {
+                let (at, before) = match (at, before) {
+                    // Nothing will be found, but whether the object exists is told.
+                    (Some(at), before) if at > backup_tid => (Some(Tid::ZERO), before),
+                    (Some(at), before) => (Some(at), before),
+                    (None, before) => (
+                        None,
+                        Some(before.map_or(after_backup_tid, |tid| tid.min(after_backup_tid))),
+                    ),
+                };
+                Packet::AskObject { oid, at, before }
+            }
+            Packet::AskTIDsFrom { min_tid, max_tid, length, partition } => {
+                Packet::AskTIDsFrom { min_tid, max_tid: max_tid.min(backup_tid), length, partition }
+            }
+            Packet::AskOIDsFrom { partition, length, min_oid, tid } => {
+                Packet::AskOIDsFrom { partition, length, min_oid, tid: tid.min(backup_tid) }
+            }
+            Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids } => {
+                let ltid = ltid.min(after_backup_tid);
+                Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids }
+            }
+            packet => packet,
+        };
+        other_packet(operation, shared, io, conn, id, packet)
+    }
+    fn lost(
+        &self,
+        app: &mut Storage,
+        io: &mut Io<'_, Storage>,
+        conn: ConnId,
+        _: Lost,
+        _: Vec<Ticket>,
+    ) {
+        client_lost(app, io, conn);
+    }
+}
+
+/// The connection to a client is gone.
+fn client_lost(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
+    app.shared.nodes.unlink(conn);
+    let Some(nid) = io.nid(conn) else { return };
+    // Usually the master also tells that the client is gone. But they are distinct scenarios:
+    // - The client may have lost this storage only and remain RUNNING: we may still be involved in
+    //   the second phase, so only what is not voted is aborted. Since it does not take part in
+    //   deadlock avoidance any more, not releasing its write locks now would lead to a deadlock.
+    // - The client may have lost the master, and there are voted transactions to abort.
+    if let Some((operation, _)) = app.operation() {
+        operation.abort_for(io, nid, false);
+    }
+}
+
+/// What changes nothing.
+fn other_packet(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+    id: MsgId,
+    packet: Packet,
+) -> Handled {
+    match packet {
+        // Only of own transactions; the master says the same for all.
+        Packet::AbortTransaction { ttid, .. } => {
+            let client = io.nid(conn).ok_or(Fault::Unexpected)?;
+            if operation.transactions.is_of(ttid, client) {
+                operation.abort(io, ttid);
+            }
+            Ok(())
+        }
+        packet => read_packet(operation, shared, io, conn, id, packet),
+    }
+}
+
+// Writes.
+
+fn write_packet(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+    id: MsgId,
+    packet: Packet,
+) -> Handled {
+    let client = io.nid(conn).ok_or(Fault::Unexpected)?;
+    match packet {
+        Packet::AskStoreObject {
+            oid,
+            serial,
+            compression,
+            checksum,
+            data,
+            data_serial: data_tid,
+            ttid,
+        } => {
+            let content = content(compression, checksum, data)?;
+            check_oid(oid)?;
+            operation.transactions.register(client, ttid)?;
+            let kind = RequestKind::Store { serial, content, data_tid };
+            let request = Request { conn, id, ttid, oid, kind };
+            operation.transactions.request(client, request)?;
+            operation.maybe_spill(shared, io, ttid);
+        }
+        Packet::AskCheckCurrentSerial { ttid, oid, serial } => {
+            check_oid(oid)?;
+            operation.transactions.register(client, ttid)?;
+            let request = Request { conn, id, ttid, oid, kind: RequestKind::Check { serial } };
+            operation.transactions.request(client, request)?;
+        }
+        Packet::AskRelockObject { ttid, oid } => {
+            let request = Request { conn, id, ttid, oid, kind: RequestKind::Relock };
+            operation.transactions.request(client, request)?;
+        }
+        Packet::AskStoreTransaction { ttid, user, description, extension, oids, pack } => {
+            let pack_len = pack.as_ref().and_then(|(oids, _)| oids.as_ref()).map_or(0, Vec::len);
+            if oids.len() >= TRANSACTION_OIDS_MAX || pack_len >= TRANSACTION_OIDS_MAX {
+                return Err(Fault::protocol(
+                    "Too many modified OIDs (the default storage backend has a limitation of \
+                     2^21-1)",
+                ));
+            }
+            operation.transactions.register(client, ttid)?;
+            let packed = false;
+            let record = TransactionRecord { oids, user, description, extension, packed, ttid };
+            let info = Some((record, pack.map(pack_order).transpose()?));
+            operation.vote(shared, io, ttid, VoteRequest { conn, id, client, info })?;
+        }
+        Packet::AskVoteTransaction { ttid } => {
+            operation.vote(shared, io, ttid, VoteRequest { conn, id, client, info: None })?;
+        }
+        _ => return Err(Fault::Unexpected),
+    }
+    Ok(())
+}
+
+fn content(
+    compression: u32,
+    checksum: neo_common::types::Hash,
+    data: bytes::Bytes,
+) -> Result<Content, Fault> {
+    let compression = u8::try_from(compression).ok().filter(|compression| *compression <= 1);
+    let compression = compression.ok_or_else(|| Fault::protocol("invalid compression value"))?;
+    if data.is_empty() && checksum == ZERO_HASH {
+        return Ok(Content::Deleted);
+    }
+    if Sha1::digest(&data)[..] != checksum {
+        return Err(Fault::protocol("invalid checksum"));
+    }
+    Ok(Content::Value(Value { compression, checksum, data }))
+}
+
+/// No database can hold other oids.
+fn check_oid(oid: Oid) -> Handled {
+    match i64::try_from(oid.get()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Fault::protocol(format!("invalid oid {oid}"))),
+    }
+}
+
+fn pack_order((oids, pack_tid): PackRequest) -> Result<PackOrder, Fault> {
+    if pack_tid > Tid::MAX {
+        return Err(Fault::protocol("invalid pack time"));
+    }
+    let oids = oids.filter(|oids| !oids.is_empty());
+    Ok(PackOrder { approved: None, partial: oids.is_some(), oids, pack_tid })
+}
+
+// Reads.
+
+fn check_readable(operation: &Operation, partition: Partition) -> Handled {
+    match operation.transactions.mode(partition) {
+        CellMode::Readable => Ok(()),
+        _ => Err(Fault::non_readable_cell()),
+    }
+}
+
+fn submit(io: &mut Io<'_, Storage>, job: Read, (conn, id): (ConnId, MsgId), what: ReadKind) {
+    read(io, job, After::Read(ReadAfter { conn, id, what }));
+}
+
+fn ask_object(
+    operation: &mut Operation,
+    shared: &Shared,
+    io: &mut Io<'_, Storage>,
+    (conn, id): (ConnId, MsgId),
+    oid: Oid,
+    at: Option<Tid>,
+    before: Option<Tid>,
+) -> Handled {
+    let partition = oid.partition(shared.table.partitions());
+    check_readable(operation, partition)?;
+    if operation.transactions.is_load_locked(oid) {
+        let packet = Packet::AskObject { oid, at, before };
+        return operation.delay_load(oid, DelayedRead { conn, id, packet });
+    }
+    let stamp = at.is_none().then(|| operation.transactions.last_tids.stamp());
+    let job = Read::Load { partition, oid, at, before };
+    submit(io, job, (conn, id), ReadKind::Object { oid, stamp });
+    Ok(())
+}
+
+/// Reads, also those that were delayed: only the arguments matter, they were adapted to the client
+/// before.
+pub(crate) fn read_packet(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+    id: MsgId,
+    packet: Packet,
+) -> Handled {
+    let partitions = shared.table.partitions();
+    let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
+    match packet {
+        Packet::AskObject { oid, at, before } => {
+            ask_object(operation, shared, io, (conn, id), oid, at, before)?;
+        }
+        Packet::AskTransactionInformation { tid } => {
+            let partition = tid.partition(partitions);
+            check_readable(operation, partition)?;
+            let job = Read::Transaction { partition, tid };
+            submit(io, job, (conn, id), ReadKind::Transaction { tid });
+        }
+        Packet::AskObjectHistory { oid, first, last } => {
+            let length = length(first, last)?;
+            let partition = oid.partition(partitions);
+            check_readable(operation, partition)?;
+            if operation.transactions.is_load_locked(oid) {
+                let packet = Packet::AskObjectHistory { oid, first, last };
+                return operation.delay_load(oid, DelayedRead { conn, id, packet });
+            }
+            let job = Read::History { partition, oid, offset: first, length };
+            submit(io, job, (conn, id), ReadKind::History { oid, max_tid });
+        }
+        Packet::AskTIDs { first, last, partition } => {
+            let length = length(first, last)?;
+            let wanted = match partition {
+                INVALID_PARTITION => shared.readable(),
+                partition => {
+                    check_readable(operation, partition)?;
+                    vec![partition]
+                }
+            };
+            let what = ReadKind::Tids { partitions: wanted.clone(), max_tid };
+            let job = Read::Tids { partitions: wanted, offset: first, length };
+            submit(io, job, (conn, id), what);
+        }
+        Packet::AskTIDsFrom { min_tid, max_tid, length, partition } => {
+            check_readable(operation, partition)?;
+            if operation.transactions.is_locked_tid(max_tid) {
+                let packet = Packet::AskTIDsFrom { min_tid, max_tid, length, partition };
+                return operation.delay_read(DelayedRead { conn, id, packet });
+            }
+            let length = length.min(READ_ROWS_MAX as u32);
+            let job = Read::TidsFrom { partition, min_tid, max_tid, length };
+            submit(io, job, (conn, id), ReadKind::TidsFrom { partition });
+        }
+        Packet::AskOIDsFrom { partition, length, min_oid, tid } => {
+            check_readable(operation, partition)?;
+            if operation.transactions.is_locked_tid(tid) {
+                let packet = Packet::AskOIDsFrom { partition, length, min_oid, tid };
+                return operation.delay_read(DelayedRead { conn, id, packet });
+            }
+            let length = length.min(READ_ROWS_MAX as u32);
+            let job = Read::OidsFrom { partition, partitions, min_oid, tid, length };
+            submit(io, job, (conn, id), ReadKind::Oids { partition });
+        }
+        Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids } => {
+            ask_object_undo_serial(
+                operation,
+                shared,
+                io,
+                (conn, id),
+                (ttid, ltid, undone_tid),
+                oids,
+            )?;
+        }
+        packet => return base_packet(io, conn, id, &packet),
+    }
+    Ok(())
+}
+
+/// Number of items in `[first, last[`, bounded.
+fn length(first: u64, last: u64) -> Result<u32, Fault> {
+    if first >= last {
+        return Err(Fault::protocol("invalid offsets"));
+    }
+    Ok((last - first).min(READ_ROWS_MAX) as u32)
+}
+
+fn ask_object_undo_serial(
+    operation: &mut Operation,
+    shared: &Shared,
+    io: &mut Io<'_, Storage>,
+    (conn, id): (ConnId, MsgId),
+    (ttid, ltid, undone_tid): (Ttid, Tid, Tid),
+    oids: Vec<Oid>,
+) -> Handled {
+    let partitions = shared.table.partitions();
+    for oid in &oids {
+        check_readable(operation, oid.partition(partitions))?;
+    }
+    // Upstream does not wait. But then a client that was told that its transaction is finished
+    // could get a result that does not take it into account.
+    if let Some(oid) = oids.iter().find(|oid| operation.transactions.is_load_locked(**oid)) {
+        let oid = *oid;
+        let packet = Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids };
+        return operation.delay_load(oid, DelayedRead { conn, id, packet });
+    }
+    let stored = |oid: &Oid| (*oid, operation.transactions.stored_tid(ttid, *oid));
+    let objects = oids.iter().map(stored).collect();
+    let job = Read::FindUndo(UndoSearch { partitions, ltid: Some(ltid), undone_tid, objects });
+    submit(io, job, (conn, id), ReadKind::Undo { oids });
+    Ok(())
+}
+
+/// The result of a read.
+pub(crate) fn read_done(app: &mut Storage, io: &mut Io<'_, Storage>, after: ReadAfter, done: Done) {
+    let ReadAfter { conn, id, what } = after;
+    // Connections of a past operation are closed.
+    let Some((operation, shared)) = app.operation() else { return };
+    let partitions = shared.table.partitions();
+    let is_readable = |partition| operation.transactions.mode(partition) == CellMode::Readable;
+    let packet = match what {
+        ReadKind::Object { oid, stamp } => {
+            if is_readable(oid.partition(partitions)) {
+                let loaded = done!(done, Loaded);
+                if let Some(stamp) = stamp {
+                    learn(operation, oid, stamp, &loaded);
+                }
+                object(oid, loaded)
+            } else {
+                non_readable()
+            }
+        }
+        ReadKind::Transaction { tid } => {
+            let found = done!(done, Transactions).into_iter().next().flatten();
+            match found {
+                _ if !is_readable(tid.partition(partitions)) => non_readable(),
+                Some(info) => {
+                    let TransactionRecord { oids, user, description, extension, packed, .. } =
+                        info.record;
+                    Packet::AnswerTransactionInformation {
+                        tid,
+                        user,
+                        description,
+                        extension,
+                        packed,
+                        oids,
+                    }
+                }
+                None => Packet::error(ErrorCode::TidNotFound, format!("{tid} does not exist")),
+            }
+        }
+        ReadKind::History { oid, max_tid } => {
+            let mut history = done!(done, History);
+            history.retain(|(tid, _)| *tid <= max_tid);
+            match history.is_empty() {
+                _ if !is_readable(oid.partition(partitions)) => non_readable(),
+                true => Packet::error(ErrorCode::OidNotFound, oid.to_string()),
+                false => Packet::AnswerObjectHistory { oid, history },
+            }
+        }
+        ReadKind::Tids { partitions, max_tid } => {
+            let mut tids = done!(done, Tids);
+            tids.retain(|tid| *tid <= max_tid);
+            match partitions.into_iter().all(is_readable) {
+                true => Packet::AnswerTIDs { tids },
+                false => non_readable(),
+            }
+        }
+        ReadKind::TidsFrom { partition } => match is_readable(partition) {
+            true => Packet::AnswerTIDsFrom { tids: done!(done, Tids) },
+            false => non_readable(),
+        },
+        ReadKind::Oids { partition } => {
+            let found = done!(done, Oids);
+            match is_readable(partition) {
+                true => Packet::AnswerOIDsFrom { next_oid: found.next_oid, oids: found.oids },
+                false => non_readable(),
+            }
+        }
+        ReadKind::Undo { oids } => {
+            match oids.iter().all(|oid| is_readable(oid.partition(partitions))) {
+                true => undo(&oids, &done!(done, Undo)),
+                false => non_readable(),
+            }
+        }
+    };
+    io.answer(conn, id, packet);
+}
+
+/// A load also tells which revision is the last one.
+fn learn(operation: &mut Operation, oid: Oid, stamp: u64, loaded: &Loaded) {
+    let last = match loaded {
+        Loaded::Found(revision) if revision.next_tid.is_none() => Some(revision.tid),
+        Loaded::DoesNotExist => None,
+        Loaded::Found(_) | Loaded::NotAtThatTid => return,
+    };
+    operation.transactions.last_tids.fill(stamp, oid, last);
+}
+
+fn object(oid: Oid, loaded: Loaded) -> Packet {
+    match loaded {
+        Loaded::Found(revision) => {
+            let (compression, checksum, data) = match revision.value {
+                Some(value) => (Some(value.compression.into()), value.checksum, value.data),
+                None => (None, ZERO_HASH, bytes::Bytes::new()),
+            };
+            Packet::AnswerObject {
+                oid,
+                serial: revision.tid,
+                next_serial: revision.next_tid,
+                compression,
+                checksum,
+                data,
+                data_serial: revision.data_tid,
+            }
+        }
+        Loaded::NotAtThatTid => Packet::error(ErrorCode::OidNotFound, oid.to_string()),
+        Loaded::DoesNotExist => Packet::error(ErrorCode::OidDoesNotExist, oid.to_string()),
+    }
+}
+
+fn undo(oids: &[Oid], found: &[UndoFound]) -> Packet {
+    let mut serials = Map::default();
+    for (oid, found) in oids.iter().zip(found) {
+        match *found {
+            UndoFound::NothingToUndo => {}
+            UndoFound::NotVisible => return Packet::error(ErrorCode::OidNotFound, oid.to_string()),
+            UndoFound::Undo { current_tid, undo_tid, is_current } => {
+                serials.0.push((*oid, (current_tid, undo_tid, is_current)));
+            }
+        }
+    }
+    Packet::AnswerObjectUndoSerial { serials }
+}
+
+fn non_readable() -> Packet {
+    Packet::error(ErrorCode::NonReadableCell, "")
+}
