@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use neo_common::engine::{ConnId, Fault, Handled, Io};
 use neo_common::node::{Link, Node};
-use neo_common::protocol::{Map, NodeType, Packet};
+use neo_common::protocol::{NodeType, Packet, Value};
 use neo_common::types::{NodeId, Ttid};
 
 use super::{ClientCore, OpId, Ticket};
@@ -130,13 +131,18 @@ impl ClientCore {
 
     /// The connection is up: say who we are.
     pub(crate) fn storage_connected(&mut self, io: &mut Io<'_, Self>, conn: ConnId) {
+        // Storages of upstream ignore what they do not know.
+        let packed_until = self.options.packed_until.map(|tid| {
+            let tid = Value::Bin(Bytes::copy_from_slice(&tid.to_bytes()));
+            (Bytes::from_static(b"packed_until"), tid)
+        });
         let request = Packet::RequestIdentification {
             node_type: NodeType::Client,
             nid: self.bootstrap.nid,
             address: None,
             cluster: self.options.cluster.clone(),
             id_timestamp: self.bootstrap.id_timestamp,
-            extra: Map::default(),
+            extra: packed_until.into_iter().collect(),
         };
         io.ask(conn, request, Ticket::Identify);
     }
