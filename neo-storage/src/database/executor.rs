@@ -90,8 +90,9 @@ impl<I> Writer<I> {
 
 /// Executes jobs when told to. Dropping it is a crash of the process: what is not committed is lost.
 pub struct Executor<I> {
-    writer: Writer<I>,
+    // Dropped before the writer: the last connection to a file cleans up.
     reader: Box<dyn Reader>,
+    writer: Writer<I>,
     writes: VecDeque<(I, Job)>,
     reads: VecDeque<(I, Job)>,
 }

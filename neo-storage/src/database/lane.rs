@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
 
 use super::executor::{Reports, Writer};
 use super::job::{Done, Job, LaneKind, Read, execute_read};
@@ -46,6 +46,9 @@ const RESULTS_LEN: usize = 1024;
 
 /// Pause between two rounds of upkeep.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(100);
+
+/// How often the end of threads is looked at.
+const STOP_PERIOD: Duration = Duration::from_millis(1);
 
 /// Wakes the reactor up: there are results. Called once until they are polled.
 pub type Notify = Arc<dyn Fn() + Send + Sync>;
@@ -88,7 +91,8 @@ pub struct Lanes<I> {
     /// Whether the reactor was told that there are results.
     is_notified: Arc<AtomicBool>,
     in_flight: usize,
-    threads: Vec<JoinHandle<()>>,
+    writer: JoinHandle<()>,
+    others: Vec<JoinHandle<()>>,
     // Its end stops the upkeep.
     _upkeep: Sender<()>,
 }
@@ -134,20 +138,20 @@ impl<I: Send + 'static> Lanes<I> {
             notify: options.notify.clone(),
             on_failure: options.on_failure.clone(),
         };
-        let mut threads = Vec::new();
+        let mut others = Vec::new();
         let (read_sender, reads) = bounded(QUEUE_LEN);
         for index in 0..read_lanes {
             let reader = db.reader()?;
             let lane =
                 ReadLane { reader, jobs: reads.clone(), read_lanes, reporter: reporter.clone() };
-            threads.push(spawn(format!("neo-read-{index}"), move || lane.run())?);
+            others.push(spawn(format!("neo-read-{index}"), move || lane.run())?);
         }
         let (upkeep, upkeep_end) = bounded(0);
         let (due_sender, due) = bounded(1);
         if let Some(maintenance) = db.maintenance()? {
             let reporter = reporter.clone();
             let run = move || keep_up(maintenance, &due, &upkeep_end, &reporter);
-            threads.push(spawn("neo-upkeep".into(), run)?);
+            others.push(spawn("neo-upkeep".into(), run)?);
         }
         let (write_sender, writes) = bounded(QUEUE_LEN);
         let lane = WriteLane {
@@ -157,7 +161,7 @@ impl<I: Send + 'static> Lanes<I> {
             deadline: None,
             reporter,
         };
-        threads.push(spawn("neo-write".into(), move || lane.run())?);
+        let writer = spawn("neo-write".into(), move || lane.run())?;
         Ok(Self {
             write: Queue { sender: write_sender, overflow: VecDeque::new() },
             read: Queue { sender: read_sender, overflow: VecDeque::new() },
@@ -165,7 +169,8 @@ impl<I: Send + 'static> Lanes<I> {
             ready: Vec::new().into_iter(),
             is_notified,
             in_flight: 0,
-            threads,
+            writer,
+            others,
             _upkeep: upkeep,
         })
     }
@@ -236,19 +241,27 @@ impl<I: Send + 'static> Lanes<I> {
     /// Returns the results that were not polled.
     pub fn stop(mut self) -> Reports<I> {
         let mut reports: Reports<I> = self.ready.by_ref().collect();
-        while self.is_congested() && !self.threads.iter().all(|thread| thread.is_finished()) {
+        let mut wait = |results: &Receiver<Reports<I>>| {
+            // So that no lane waits for room in the channel.
+            reports.extend(results.recv_timeout(STOP_PERIOD).into_iter().flatten());
+        };
+        while self.is_congested() && !self.writer.is_finished() {
             self.write.flush();
             self.read.flush();
-            // Results must not fill their channel.
-            reports.extend(self.results.recv_timeout(UPKEEP_PERIOD).into_iter().flatten());
+            wait(&self.results);
         }
-        let Self { write, read, results, threads, _upkeep, .. } = self;
-        drop((write, read, _upkeep));
-        reports.extend(results.iter().flatten());
-        for thread in threads {
-            // A panic already ended the process, unless it is a test that looks at it.
-            let _ = thread.join();
+        let Self { write, read, results, writer, others, _upkeep, .. } = self;
+        // The writer ends last: the last connection to a file cleans up, and others can not.
+        drop((read, _upkeep));
+        while others.iter().any(|thread| !thread.is_finished()) {
+            wait(&results);
         }
+        drop(write);
+        while !writer.is_finished() {
+            wait(&results);
+        }
+        // All threads that send are gone.
+        reports.extend(results.try_iter().flatten());
         reports
     }
 }
@@ -434,7 +447,11 @@ fn keep_up<I>(
     end: &Receiver<()>,
     reporter: &Reporter<I>,
 ) {
-    while due.recv().is_ok() {
+    loop {
+        select! {
+            recv(due) -> due => if due.is_err() { return },
+            recv(end) -> _ => return,
+        }
         if let Err(error) = maintenance.run() {
             return reporter.fail(&error);
         }

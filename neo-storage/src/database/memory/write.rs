@@ -201,7 +201,10 @@ impl Database for Memory {
     }
 
     fn begin(&mut self, level: CommitLevel) -> Result<(), Error> {
-        self.transaction = self.transaction.max(Some(level));
+        if self.transaction.is_some_and(|current| current < level) {
+            self.commit()?;
+        }
+        self.transaction = self.transaction.or(Some(level));
         Ok(())
     }
 

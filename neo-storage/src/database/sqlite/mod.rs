@@ -31,10 +31,11 @@ mod replication;
 mod transactions;
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use neo_common::types::{NodeId, Partition, Tid, Ttid};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use super::records::*;
@@ -107,6 +108,8 @@ impl Sqlite {
             let (wanted, found) = (options.cluster.clone(), name.clone());
             return Err(Error::ForeignCluster { wanted, found });
         }
+        // From here on, it is ours: the last connection may merge the log.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         let journal = set_journal(&mut connection, &url)?;
         schema::set_up(&connection, &found, options.dedup)?;
         if schema::config(&connection, super::manager::key::NAME)?.is_none() {
@@ -134,13 +137,13 @@ impl Sqlite {
     }
 
     /// File of the database.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.url.path
     }
 
     fn connect(options: &Options) -> Result<(Url, FileLock, Connection), Error> {
         let mut url = Url::parse(&options.database, options.home.as_deref())?;
-        let backend = |cause: std::io::Error, path: &std::path::Path| {
+        let backend = |cause: std::io::Error, path: &Path| {
             Error::Backend(path.display().to_string(), Box::new(cause))
         };
         match File::create_new(&url.path) {
@@ -158,9 +161,19 @@ impl Sqlite {
             // Pages that we would write had no valid checksum.
             return Err(Error::Url("the database was created with cksumvfs=1".into()));
         }
+        let has_log = fs::metadata(log_path(&url.path)).is_ok_and(|metadata| metadata.len() != 0);
         let connection = connection::open(&url, Role::Writer)?;
+        // A log that was left by a process that was killed stays as it is if we refuse the database.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
         Ok((url, lock, connection))
     }
+}
+
+/// File of the write-ahead log.
+fn log_path(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
 }
 
 /// Sets the journal mode: what was asked, else a write-ahead log if possible.
@@ -249,9 +262,8 @@ impl Database for Sqlite {
             return Ok(None);
         }
         let connection = connection::open(&self.url, Role::Maintenance)?;
-        let mut log_path = self.url.path.clone().into_os_string();
-        log_path.push("-wal");
-        Ok(Some(Box::new(Checkpointer { connection, log_path: log_path.into() })))
+        let log_path = log_path(&self.url.path);
+        Ok(Some(Box::new(Checkpointer { connection, log_path })))
     }
 
     fn set_nid(&mut self, nid: NodeId) -> Result<(), Error> {
