@@ -14,7 +14,8 @@
 //! - [`transactions`]: locks, conflicts, deadlock avoidance;
 //! - [`replicator`], [`checker`]: work with other storages; [`pack`], [`background`]: own tasks;
 //! - [`handlers`]: what it does with the packets of each kind of peer;
-//! - [`database`]: what it keeps.
+//! - [`database`]: what it keeps;
+//! - `prepare`, `host`: command line, and threads of the process (feature `net`).
 //!
 //! Upstream: neo/storage.
 
@@ -23,10 +24,14 @@ pub mod background;
 pub mod checker;
 pub mod database;
 pub mod handlers;
+#[cfg(feature = "net")]
+pub mod host;
 pub mod limits;
 pub mod operation;
 pub mod pack;
 pub mod phase;
+#[cfg(feature = "net")]
+pub mod prepare;
 pub mod replicator;
 pub mod transactions;
 
