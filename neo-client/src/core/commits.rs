@@ -551,7 +551,7 @@ impl ClientCore {
     }
 
     /// The answer to the commit is lost: it may be committed or not.
-    pub(super) fn ask_outcome(&mut self, io: &mut Io<'_, Self>, ttid: Ttid) {
+    pub(crate) fn ask_outcome(&mut self, io: &mut Io<'_, Self>, ttid: Ttid) {
         if self.finishing.contains_key(&ttid) {
             log::warn!("connection lost while committing {ttid}: its outcome is to be asked");
             self.master_call(io, MasterOp::FinalTid(ttid));

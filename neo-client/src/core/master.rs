@@ -116,6 +116,9 @@ impl ClientCore {
     pub(super) fn park(&mut self, io: &mut Io<'_, Self>, id: OpId) {
         self.master.wanted = true;
         self.parked.insert(id);
+        if let Some(Op::Read(read)) = self.ops.get_mut(&id) {
+            read.start_again();
+        }
         if let Some(delay) = self.options.connect_timeout
             && !self.is_outcome(id)
             && !io.has_timer(Timer::Unreachable(id))

@@ -60,6 +60,13 @@ pub struct Read {
 }
 
 impl Read {
+    /// The storages that failed may do better once the master is back.
+    pub(super) fn start_again(&mut self) {
+        self.tried.clear();
+        self.rounds = 0;
+        self.failing_since = None;
+    }
+
     /// Whether the outcome of a commit depends on it.
     pub(super) fn is_outcome(&self) -> bool {
         matches!(self.reader, Reader::Outcome(_))

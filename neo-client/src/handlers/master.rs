@@ -71,6 +71,8 @@ impl Handler<ClientCore> for PrimaryHandler {
             }
             (Ticket::Finish(ttid), Packet::AnswerTransactionFinished { ttid: answered, tid }) => {
                 if ttid != answered {
+                    // It can not be believed, but the commit was asked.
+                    app.ask_outcome(io, ttid);
                     return Err(Fault::protocol("another transaction is finished"));
                 }
                 app.finished(io, ttid, tid);
