@@ -2,7 +2,8 @@
 //! Tools around a NEO cluster.
 //!
 //! - [`bench`]: `neobench`, how fast a cluster is;
-//! - [`migrate`]: `neomigrate`, from and to `Data.fs`.
+//! - [`migrate`]: `neomigrate`, from and to `Data.fs`;
+//! - [`simple`]: `neosimple`, a cluster in one process.
 //!
 //! They are programs of one user, not cores: they may read clocks and start threads.
 
@@ -11,3 +12,4 @@
 
 pub mod bench;
 pub mod migrate;
+pub mod simple;
