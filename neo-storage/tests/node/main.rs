@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The storage node as a whole, by hand: packets in, packets out, over the memory backend.
+
+mod client;
+mod harness;
+mod start;
