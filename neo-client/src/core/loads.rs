@@ -179,7 +179,9 @@ impl ClientCore {
             return;
         };
         let oid = load.request.oid;
-        let next = next.or_else(|| load.invalidated.iter().copied().find(|tid| *tid > serial));
+        // If something was missed, the first one that is known may not be the first one.
+        let invalidated = load.invalidated.iter().copied().find(|tid| *tid > serial);
+        let next = next.or(invalidated.filter(|_| !load.discard));
         // What is newer than the last invalidation will be invalidated later: it is too early.
         let known = self.received_tid.is_some_and(|last| serial <= last);
         if !load.discard && known {
