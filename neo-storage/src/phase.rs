@@ -166,6 +166,13 @@ pub(crate) fn apply(app: &mut Storage, io: &mut Io<'_, Storage>, transition: Tra
             log::error!("primary master is down");
             leave(app, io);
             app.phase = Phase::Bootstrap;
+            if app.shared.nodes.masters().next().is_none() {
+                // It did not even list itself.
+                for address in &app.shared.config.masters {
+                    // Another type of node may listen there now.
+                    let _ = app.shared.nodes.create_master(*address);
+                }
+            }
         }
     }
 }
