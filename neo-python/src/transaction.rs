@@ -33,8 +33,17 @@ impl Resolver for PyResolver {
             let resolved = resolved.bind(py).cast::<PyBytes>().map_err(PyErr::from)?;
             Ok(Bytes::copy_from_slice(resolved.as_bytes()))
         })
-        .map_err(|error: PyErr| Error::foreign(error))
+        .map_err(|error| to_client(error, conflict))
     }
+}
+
+/// A conflict that is not resolved is one for the client too: undo reports it in its own way.
+fn to_client(error: PyErr, conflict: Conflict) -> Error {
+    let is_conflict = Python::attach(|py| {
+        let class = py.import("ZODB.POSException").and_then(|m| m.getattr("ConflictError"));
+        class.is_ok_and(|class| error.is_instance(py, &class))
+    });
+    if is_conflict { Error::Conflict(conflict) } else { Error::foreign(error) }
 }
 
 /// A transaction under way; one thread at a time uses it.

@@ -263,10 +263,18 @@ class Cluster:
             if not node.alive:
                 node.start()
         self.wait_pending_or_running(timeout)
-        if self.state() != 'RUNNING':
-            self.ctl('start')
+        wait_for(self._try_to_start, 'the cluster to accept to start', timeout)
         self.wait_running(timeout)
         return self
+
+    def _try_to_start(self):
+        """`neoctl start`, unless it runs already. A storage may not have answered the master yet."""
+        if self.state() == 'RUNNING':
+            return True
+        result = self.ctl_run('start')
+        if result.returncode and 'is entering cluster' not in result.stderr:
+            raise NeoctlError(result)
+        return not result.returncode
 
     def stop(self):
         """`neoctl set cluster stopping`. Returns the exit status of each node."""

@@ -10,7 +10,8 @@ _ZLIB = re.compile(r'zlib(?:=([1-9]))?$')
 def compression_level(value):
     """-1: default level, 0: no compression, 1 to 9.
 
-    Accepts what upstream does: None, booleans, "zlib", "zlib=N".
+    Accepts what upstream does: None, booleans, "zlib", "zlib=N", and the pair (0, N) that stands
+    for the last one there.
     """
     if value is None or value is True:
         return -1
@@ -20,6 +21,8 @@ def compression_level(value):
         match = _ZLIB.match(value)
         if match:
             return int(match.group(1) or -1)
+    if isinstance(value, tuple) and value[:1] == (0,) and value[1:] in [(n,) for n in range(1, 10)]:
+        return value[1]
     raise ValueError("not a valid 'compress' option: %r" % (value,))
 
 
