@@ -98,7 +98,8 @@ impl Target {
             ..Options::new(&self.cluster, self.masters.clone())
         })?;
         let connected = client.connect();
-        connected.map_err(|error| format!("can not connect to cluster {}: {error}", self.cluster))?;
+        connected
+            .map_err(|error| format!("can not connect to cluster {}: {error}", self.cluster))?;
         Ok(client)
     }
 }
@@ -215,8 +216,9 @@ impl Started {
             lock(&self.processes.children).push((output, child));
             Ok::<_, String>(())
         };
-        let numbers = ["--partitions", &partitions.to_string(), "--autostart", &storages.to_string()]
-            .map(Into::into);
+        let numbers =
+            ["--partitions", &partitions.to_string(), "--autostart", &storages.to_string()]
+                .map(Into::into);
         start("master", "master", master.to_string(), &numbers)?;
         for index in 1..=storages {
             let name = format!("storage{index}");

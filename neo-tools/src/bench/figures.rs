@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// Less than that, in whatever unit, is nothing.
+pub const NOTHING: f64 = 0.05;
+
 /// What is preferred.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Better {
@@ -40,14 +43,17 @@ impl Row {
         }
     }
 
-    /// How many times the first column is better than another one.
+    /// How many times the first column is better than another one; `None` if it makes no sense.
     pub fn ratio(&self, column: usize) -> Option<f64> {
         let (first, other) = (self.median(0)?, self.median(column)?);
+        if first.max(other) < NOTHING || first.min(other) < NOTHING / 10. {
+            return None;
+        }
         let (above, below) = match self.better {
             Better::Higher => (first, other),
             Better::Lower => (other, first),
         };
-        (below > 0.).then(|| above / below)
+        Some(above / below)
     }
 }
 
@@ -143,6 +149,9 @@ mod tests {
         let row = &sheet.rows[0];
         assert_eq!((row.median(0), row.median(1), row.ratio(1)), (Some(2.), Some(30.), Some(15.)));
         assert_eq!((sheet.rows[2].median(1), sheet.rows[2].ratio(1)), (None, None));
+        sheet.column(0).add("c", "CPU", "s", Better::Lower, 0.001);
+        sheet.column(1).add("c", "CPU", "s", Better::Lower, 1.);
+        assert_eq!(sheet.rows[3].ratio(1), None);
     }
 
     /// The nearest rank: a value that was really measured.

@@ -89,11 +89,7 @@ fn beside_us() -> Result<PathBuf, Failure> {
     Ok(path.parent().map(Into::into).unwrap_or_default())
 }
 
-fn measure(
-    options: &BenchOptions,
-    scale: &Scale,
-    targets: &[Target],
-) -> Result<Sheet, Failure> {
+fn measure(options: &BenchOptions, scale: &Scale, targets: &[Target]) -> Result<Sheet, Failure> {
     let tell = std::io::stderr().is_terminal();
     let mut sheet = Sheet::new(targets.len());
     let mut benches = Vec::new();

@@ -7,13 +7,10 @@ use neo_common::config::BenchOptions;
 use serde_json::{Value, json};
 
 use super::cluster::Target;
-use super::figures::{Better, Row, Sheet};
+use super::figures::{Better, NOTHING, Row, Sheet};
 use super::machine::Machine;
 use super::process;
 use super::workloads::Scale;
-
-/// CPU times below that, in microseconds, are not worth a line of the table.
-const WORTH_A_LINE_US: f64 = 0.05;
 
 /// All that is to be told.
 pub struct Report<'a> {
@@ -83,7 +80,7 @@ impl Report<'_> {
 
     fn is_worth_a_line(&self, row: &Row) -> bool {
         let mut medians = (0..self.targets.len()).filter_map(|column| row.median(column));
-        !row.name.starts_with("CPU") || medians.any(|value| value >= WORTH_A_LINE_US)
+        !row.name.starts_with("CPU") || medians.any(|value| value >= NOTHING)
     }
 
     fn line(&self, row: &Row) -> Vec<String> {
@@ -92,8 +89,9 @@ impl Report<'_> {
         for column in 0..self.targets.len() {
             cells.push(text(row.median(column)));
             if column > 0 {
-                let ratio = row.ratio(column);
-                cells.push(ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.1}x")));
+                let digits = |ratio| usize::from(ratio < 100.);
+                let ratio = row.ratio(column).map(|ratio| format!("{ratio:.*}x", digits(ratio)));
+                cells.push(ratio.unwrap_or_else(|| "-".into()));
             }
         }
         cells
@@ -206,7 +204,8 @@ mod tests {
             vec!["  rate", "1/s", "12345"],
         ];
         let lines = lines.map(|line| line.into_iter().map(Into::into).collect());
-        let expected = "               (1)\na very long title\n  p50   µs    7.00\n  rate  1/s  12345\n";
+        let expected =
+            "               (1)\na very long title\n  p50   µs    7.00\n  rate  1/s  12345\n";
         assert_eq!(align(&lines), expected);
     }
 

@@ -206,7 +206,8 @@ impl<'a> Bench<'a> {
 
     fn commit(&mut self, sheet: &mut Column<'_>) -> Result<(), Failure> {
         for count in CONCURRENCY {
-            let group = format!("commit 3 × 500 B, {count} clients");
+            let plural = if count == 1 { "" } else { "s" };
+            let group = format!("commit 3 × 500 B, {count} client{plural}");
             let mut clients = Vec::new();
             for _ in 0..count {
                 clients.push((self.target.client()?, self.prng.fork()));
@@ -340,7 +341,8 @@ impl<'a> Meter<'a> {
 
 fn cpu_times(target: &Target) -> Result<Vec<(&str, Duration)>, Failure> {
     let of = |name, pid| {
-        process::cpu_time(pid).map_err(|error| format!("a node ended while it was measured: {error}"))
+        process::cpu_time(pid)
+            .map_err(|error| format!("a node ended while it was measured: {error}"))
             .map(|time| (name, time))
     };
     let nodes = target.nodes.iter().map(|node| of(node.name.as_str(), node.pid));

@@ -162,7 +162,9 @@ impl Cluster {
                     ended.check()?;
                     self.nodes.count -= 1;
                 }
-                Ok(Event::Signal) => return Err("interrupted while the cluster was stopping".into()),
+                Ok(Event::Signal) => {
+                    return Err("interrupted while the cluster was stopping".into());
+                }
                 Err(_) => {
                     return Err(format!(
                         "{} nodes did not end within {} s",

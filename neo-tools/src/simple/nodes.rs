@@ -66,9 +66,15 @@ impl Nodes {
         Ok(nodes)
     }
 
-    fn start_master(&mut self, plan: &Plan, number: usize, bind: SocketAddr) -> Result<(), Failure> {
+    fn start_master(
+        &mut self,
+        plan: &Plan,
+        number: usize,
+        bind: SocketAddr,
+    ) -> Result<(), Failure> {
         let prepared = neo_master::prepare::prepare(plan.master(bind)).map_err(text)?;
-        let master = neo_master::Master::new(prepared.options).map_err(|error| error.to_string())?;
+        let master =
+            neo_master::Master::new(prepared.options).map_err(|error| error.to_string())?;
         let options = Options { listener: Some(prepared.listener), signals: false };
         self.spawn(format!("master {number}"), move || {
             let jobs = neo_master::host::Jobs::new(prepared.master_list);

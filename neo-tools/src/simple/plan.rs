@@ -168,7 +168,8 @@ impl Plan {
 
     /// What is being started, for the user.
     pub fn nodes(&self, nodes: &Nodes) -> String {
-        let mut text = format!("Cluster {}, databases in {}\n", self.cluster, self.directory.display());
+        let mut text =
+            format!("Cluster {}, databases in {}\n", self.cluster, self.directory.display());
         for address in &self.masters {
             text += &format!("  master   {address}\n");
         }
