@@ -118,7 +118,10 @@ impl Background {
                 self.deleted += progress.deleted;
                 // If it came back meanwhile, what remains is replicated or deleted by replication.
                 if progress.done && shared.to_drop.remove(&partition) {
-                    log::info!("dropped partition={partition} rows={}", self.deleted);
+                    // Most often there was nothing: the whole table is received at each start.
+                    if self.deleted != 0 {
+                        log::info!("dropped partition={partition} rows={}", self.deleted);
+                    }
                     self.deleted = 0;
                 }
             }

@@ -392,6 +392,17 @@ impl Node {
         assert!(self.engine.app.is_operational());
     }
 
+    /// Takes the last ids, then the cluster is running.
+    #[track_caller]
+    pub fn operate_after_ids(&mut self) {
+        while let Some((_, packet)) = self.from_master() {
+            if matches!(packet, Packet::AnswerLastIDs { .. }) {
+                return self.operate(false);
+            }
+        }
+        panic!("no last ids");
+    }
+
     /// A client that the master announced, connected and identified.
     #[track_caller]
     pub fn client(&mut self, n: u32) -> ConnId {
