@@ -76,8 +76,10 @@ impl Options {
 
 /// Says what failed and ends the process.
 pub fn exit_on_failure(error: &Error) {
-    log::error!("{error}");
-    eprintln!("{error}");
+    match log::log_enabled!(log::Level::Error) {
+        true => log::error!("{error}"),
+        false => eprintln!("{error}"),
+    }
     std::process::exit(1);
 }
 

@@ -8,7 +8,8 @@
 //! - `crash`: what remains after the end of a process.
 //! - `lanes`: threads and group commit.
 
-#![allow(clippy::disallowed_methods)] // Tests use threads and deadlines.
+// Tests use threads and deadlines, and helpers of tests unwrap like tests do.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod crash;
 mod harness;

@@ -47,7 +47,7 @@ pub fn last_tids(connection: &Connection, partition: Partition) -> Result<(i64, 
 pub fn set_nid(connection: &Connection, nid: NodeId) -> Result<(), Error> {
     if let Some(old) = schema::config(connection, key::NID)? {
         connection
-            .prepare_cached("UPDATE pt SET nid=? WHERE nid=?")?
+            .prepare_cached("UPDATE OR REPLACE pt SET nid=? WHERE nid=?")?
             .execute(params![nid.get(), old.parse::<i32>().unwrap_or(0)])?;
     }
     schema::set_config(connection, key::NID, Some(&nid.get().to_string()))

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::url::Url;
@@ -44,6 +45,8 @@ pub fn open(url: &Url, role: Role) -> Result<Connection, Error> {
     let mut connection = Connection::open_with_flags(&url.path, flags)?;
     wait_if_busy(&mut connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Otherwise, statements are compiled again each time that a bound value changes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let kib = if role == Role::Writer { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
     let cache_size = url.cache_size.clone().unwrap_or_else(|| (-kib).to_string());
     pragma(&connection, "cache_size", &cache_size)?;
