@@ -205,7 +205,8 @@ fn bench_of_a_running_cluster() {
         ("commit 3 × 500 B, 8 clients", "commits"),
         ("commit 3 × 500 B, 32 clients", "CPU of all per commit"),
         ("commit 3 × 500 B, 32 clients", "CPU of client per commit"),
-        ("memory, peak", "all"),
+        ("memory", "all, peak"),
+        ("memory", "all, at the end, without files"),
     ] {
         assert!(figure(group, name) > 0., "{group}: {name}");
     }

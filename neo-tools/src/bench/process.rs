@@ -65,15 +65,27 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-/// The most memory that a process ever had, in bytes.
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memory {
+    /// The most that it ever had. Files that it maps count, although the system can take that back.
+    pub peak: u64,
+    /// What it has now, without files.
+    pub anonymous: u64,
+}
+
+/// Memory of a process.
 ///
 /// # Errors
 /// If there is no such process.
-pub fn memory_peak(pid: u32) -> io::Result<u64> {
+pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes << 10).ok_or_else(|| io::ErrorKind::NotFound.into())
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.map(|kilobytes| kilobytes << 10).ok_or(io::ErrorKind::NotFound)
+    };
+    Ok(Memory { peak: bytes("VmHWM")?, anonymous: bytes("RssAnon")? })
 }
 
 /// Name of the program of a process.
@@ -97,12 +109,14 @@ mod tests {
         while cpu_time(child.id()).unwrap() < Duration::from_millis(20) {
             std::thread::yield_now();
         }
-        assert!(memory_peak(child.id()).unwrap() > 100 << 10);
+        let memory_of_shell = memory(child.id()).unwrap();
+        assert!(memory_of_shell.peak > 100 << 10);
+        assert!((1..memory_of_shell.peak).contains(&memory_of_shell.anonymous));
         assert_eq!(name(child.id()).unwrap(), "sh");
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(cpu_time(child.id()).is_err());
-        assert!(memory_peak(child.id()).is_err());
+        assert!(memory(child.id()).is_err());
         assert!(cpu_time(0).unwrap() > Duration::ZERO);
     }
 }

@@ -97,19 +97,25 @@ impl Report<'_> {
         cells
     }
 
-    /// Peak of the memory of each kind of node: of the biggest, if there are several.
+    /// Memory of each kind of node: of the biggest, if there are several.
     fn memory(&self) -> Vec<Row> {
         let mut sheet = Sheet::new(self.targets.len());
         for (column, target) in self.targets.iter().enumerate() {
+            let mut column = sheet.column(column);
             let mut names: Vec<&str> = target.nodes.iter().map(|node| node.name.as_str()).collect();
             names.dedup();
             for name in names {
                 let nodes = target.nodes.iter().filter(|node| node.name == name);
-                let peak = nodes.filter_map(|node| process::memory_peak(node.pid).ok()).max();
-                if let Some(bytes) = peak {
-                    let megabytes = bytes as f64 / 1e6;
-                    sheet.column(column).add("memory, peak", name, "MB", Better::Lower, megabytes);
-                }
+                let memory: Vec<_> =
+                    nodes.filter_map(|node| process::memory(node.pid).ok()).collect();
+                let mut add = |what: &str, bytes: Option<u64>| {
+                    if let Some(bytes) = bytes {
+                        let name = format!("{name}, {what}");
+                        column.add("memory", &name, "MB", Better::Lower, bytes as f64 / 1e6);
+                    }
+                };
+                add("peak", memory.iter().map(|memory| memory.peak).max());
+                add("at the end, without files", memory.iter().map(|m| m.anonymous).max());
             }
         }
         sheet.rows
