@@ -95,13 +95,14 @@ pub struct Lanes<I> {
     in_flight: usize,
     writer: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
-    // Its end stops the upkeep.
-    _upkeep: Sender<()>,
+    /// Its end stops the upkeep.
+    upkeep: Option<Sender<()>>,
 }
 
 /// A bounded channel, and the jobs that it has no room for.
 struct Queue<I, J> {
-    sender: Sender<(I, J)>,
+    /// `None` once closed.
+    sender: Option<Sender<(I, J)>>,
     overflow: VecDeque<(I, J)>,
 }
 
@@ -112,8 +113,9 @@ impl<I, J> Queue<I, J> {
     }
 
     fn flush(&mut self) {
+        let Some(sender) = &self.sender else { return };
         while let Some(job) = self.overflow.pop_front() {
-            match self.sender.try_send(job) {
+            match sender.try_send(job) {
                 Ok(()) => {}
                 // If the lane is gone, the process is ending.
                 Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
@@ -122,6 +124,11 @@ impl<I, J> Queue<I, J> {
                 }
             }
         }
+    }
+
+    /// The lane ends once it has done what is in the channel.
+    fn close(&mut self) {
+        self.sender = None;
     }
 }
 
@@ -165,15 +172,15 @@ impl<I: Send + 'static> Lanes<I> {
         };
         let writer = spawn("neo-write".into(), move || lane.run())?;
         Ok(Self {
-            write: Queue { sender: write_sender, overflow: VecDeque::new() },
-            read: Queue { sender: read_sender, overflow: VecDeque::new() },
+            write: Queue { sender: Some(write_sender), overflow: VecDeque::new() },
+            read: Queue { sender: Some(read_sender), overflow: VecDeque::new() },
             results,
             ready: Vec::new().into_iter(),
             is_notified,
             in_flight: 0,
             writer,
             others,
-            _upkeep: upkeep,
+            upkeep: Some(upkeep),
         })
     }
 
@@ -234,37 +241,57 @@ impl<I: Send + 'static> Lanes<I> {
         self.in_flight
     }
 
+    /// Executes all that was submitted, commits it, ends the threads and closes the database.
+    /// Returns the results that were not polled.
+    pub fn stop(mut self) -> Reports<I> {
+        self.finish()
+    }
+}
+
+impl<I> Lanes<I> {
+    /// See [`Self::stop`]. Nothing can be submitted any more.
+    fn finish(&mut self) -> Reports<I> {
+        let mut reports: Reports<I> = std::mem::take(&mut self.ready).collect();
+        while self.is_congested() && !self.writer.is_finished() {
+            self.write.flush();
+            self.read.flush();
+            self.wait_for_threads(&mut reports);
+        }
+        // The writer ends last: the last connection to a file cleans up, and others can not.
+        self.read.close();
+        self.upkeep = None;
+        while self.others.iter().any(|thread| !thread.is_finished()) {
+            self.wait_for_threads(&mut reports);
+        }
+        self.write.close();
+        while !self.writer.is_finished() {
+            self.wait_for_threads(&mut reports);
+        }
+        // All threads that send are gone.
+        reports.extend(self.results.try_iter().flatten());
+        reports
+    }
+
+    /// Gives time to the threads, and room for their results.
+    fn wait_for_threads(&self, reports: &mut Reports<I>) {
+        match self.results.recv_timeout(STOP_PERIOD) {
+            Ok(batch) => reports.extend(batch),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The last one is about to end.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(STOP_PERIOD),
+        }
+    }
+
     /// Whether the source of jobs should be slowed down.
     pub fn is_congested(&self) -> bool {
         !self.write.overflow.is_empty() || !self.read.overflow.is_empty()
     }
+}
 
-    /// Executes all that was submitted, commits it, ends the threads and closes the database.
-    /// Returns the results that were not polled.
-    pub fn stop(mut self) -> Reports<I> {
-        let mut reports: Reports<I> = self.ready.by_ref().collect();
-        let mut wait = |results: &Receiver<Reports<I>>| {
-            // So that no lane waits for room in the channel.
-            reports.extend(results.recv_timeout(STOP_PERIOD).into_iter().flatten());
-        };
-        while self.is_congested() && !self.writer.is_finished() {
-            self.write.flush();
-            self.read.flush();
-            wait(&self.results);
-        }
-        let Self { write, read, results, writer, others, _upkeep, .. } = self;
-        // The writer ends last: the last connection to a file cleans up, and others can not.
-        drop((read, _upkeep));
-        while others.iter().any(|thread| !thread.is_finished()) {
-            wait(&results);
-        }
-        drop(write);
-        while !writer.is_finished() {
-            wait(&results);
-        }
-        // All threads that send are gone.
-        reports.extend(results.try_iter().flatten());
-        reports
+/// Like [`Lanes::stop`]: a database is never left behind by a program that goes on.
+impl<I> Drop for Lanes<I> {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

@@ -16,7 +16,6 @@ use crate::database::Error;
 /// Held as long as the database is open.
 #[derive(Debug)]
 pub struct FileLock {
-    device: u64,
     // Nobody connects to it: only the name matters.
     _socket: UnixListener,
 }
@@ -35,15 +34,10 @@ impl FileLock {
         let name = format!("neostorage:{}:{}", metadata.dev(), metadata.ino());
         let address = SocketAddr::from_abstract_name(name).map_err(failure)?;
         match UnixListener::bind_addr(&address) {
-            Ok(socket) => Ok(Self { device: metadata.dev(), _socket: socket }),
+            Ok(socket) => Ok(Self { _socket: socket }),
             Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => Err(Error::Locked),
             Err(cause) => Err(failure(cause)),
         }
-    }
-
-    /// Device of the file.
-    pub fn device(&self) -> u64 {
-        self.device
     }
 }
 

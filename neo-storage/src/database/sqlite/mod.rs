@@ -84,7 +84,6 @@ pub struct Sqlite {
     transaction: Option<CommitLevel>,
     /// What `PRAGMA synchronous` is set for.
     synchronous: CommitLevel,
-    device: u64,
     _lock: FileLock,
 }
 
@@ -102,7 +101,6 @@ impl Sqlite {
     /// If it can not be opened, nothing was changed.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let (url, lock, mut connection) = Self::connect(options)?;
-        let device = lock.device();
         let found = schema::look(&connection)?;
         if let schema::Found::Version(_, Some(name)) = &found
             && *name != options.cluster
@@ -126,7 +124,6 @@ impl Sqlite {
             journal,
             transaction: None,
             synchronous: CommitLevel::Durable,
-            device,
             _lock: lock,
         })
     }
@@ -137,11 +134,6 @@ impl Sqlite {
         schema::transaction(&connection, || schema::erase(&connection))?;
         drop((connection, lock));
         Self::open(options).map(drop)
-    }
-
-    /// Number of the device that holds the file: where the node is in the topology of the cluster.
-    pub fn device(&self) -> u64 {
-        self.device
     }
 
     /// File of the database. Nothing else in this process may open it: closing it would drop the
