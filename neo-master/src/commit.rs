@@ -115,6 +115,10 @@ pub fn finish(
     if deleted.iter().chain(&checked).any(|partition| *partition >= partitions) {
         return Err(Fault::protocol("invalid partition"));
     }
+    // It would leave no oid for new objects.
+    if oids.contains(&Oid::INVALID) {
+        return Err(Fault::protocol("invalid oid"));
+    }
     let transaction = app.cluster.tm.voting(ttid, reply_to.conn)?;
     let (readiness, failed) = (transaction.readiness, std::mem::take(&mut transaction.failed));
 

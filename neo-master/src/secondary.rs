@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use neo_common::engine::Io;
+use neo_common::engine::{ConnId, Io};
 use neo_common::node::{Link, Node, NodeKey};
 use neo_common::protocol::NodeState;
 
@@ -25,6 +25,8 @@ pub struct Secondary {
     primary: NodeKey,
     /// Masters that were tried since a primary was lost, and itself.
     failed: BTreeSet<SocketAddr>,
+    /// Connection to it. (Its node may disappear from the list before that.)
+    conn: Option<ConnId>,
     /// Whether there is no connection to the primary, and why.
     lost: Option<Loss>,
     /// Whether the next list of nodes is the full one.
@@ -60,7 +62,7 @@ impl Secondary {
             None => Some(Loss::Elected),
         };
         let failed = BTreeSet::from([cluster.options.bind]);
-        Self { primary, failed, lost, wants_full_list: true }
+        Self { primary, failed, conn: kept, lost, wants_full_list: true }
     }
 
     /// The master that is, or may be, primary.
@@ -73,7 +75,7 @@ impl Secondary {
         if primary == self.primary {
             return;
         }
-        if let Some(conn) = cluster.nm.get(self.primary).and_then(Node::connection) {
+        if let Some(conn) = self.conn.take() {
             cluster.nm.unlink(conn);
             io.close(conn);
         }
@@ -81,10 +83,13 @@ impl Secondary {
         self.lost = Some(Loss::Elected);
     }
 
-    /// The connection to the primary is lost.
-    pub fn primary_lost(&mut self) {
-        log::info!("primary master lost");
-        self.lost = Some(Loss::Failure);
+    /// A connection is lost: perhaps that to the primary.
+    pub fn lost(&mut self, conn: ConnId) {
+        if self.conn == Some(conn) {
+            log::info!("primary master lost");
+            self.conn = None;
+            self.lost = Some(Loss::Failure);
+        }
     }
 
     /// Connects to who may be primary, or gives up.
@@ -116,6 +121,7 @@ impl Secondary {
         };
         self.failed.insert(address);
         let conn = io.connect(address, &PrimaryHandler);
+        self.conn = Some(conn);
         let replaced = cluster.nm.set_link(self.primary, Link::Connecting(conn));
         if let Ok(Some(replaced)) = replaced {
             io.close(replaced);

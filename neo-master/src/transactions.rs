@@ -190,10 +190,10 @@ impl TransactionManager {
     }
     /// Gives consecutive oids that were never given. `None` if there are not enough.
     pub fn new_oids(&mut self, count: u32) -> Option<Vec<Oid>> {
-        let last = self.last_oid.get().checked_add(u64::from(count))?;
-        let first = self.last_oid.get() + 1;
+        let old = self.last_oid.get();
+        let last = old.checked_add(u64::from(count)).filter(|last| *last < Oid::INVALID.get())?;
         self.last_oid = Oid::new(last);
-        Some((first..=last).map(Oid::new).collect())
+        Some((old..last).map(|oid| Oid::new(oid + 1)).collect())
     }
 
     // Transactions.

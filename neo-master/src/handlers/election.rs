@@ -217,11 +217,9 @@ impl Handler<Master> for PrimaryHandler {
         _: Lost,
         _: Vec<Ticket>,
     ) {
-        let Some(key) = app.cluster.nm.unlink(conn) else { return };
-        if let Phase::Secondary(secondary) = &mut app.phase
-            && secondary.primary() == key
-        {
-            secondary.primary_lost();
+        app.cluster.nm.unlink(conn);
+        if let Phase::Secondary(secondary) = &mut app.phase {
+            secondary.lost(conn);
         }
     }
 }

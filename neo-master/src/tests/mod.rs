@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The master among peers played by hand.
 
+mod administration;
 mod commit;
+mod election;
 mod harness;
+mod pack;
+mod random;
 mod start;
+mod verification;

@@ -59,7 +59,7 @@ fn bootstrap() {
     assert_eq!(h.take(storage), (7, Packet::AskPackOrders { min_tid: Tid::new(1) }));
     h.answer(storage, 7, Packet::AnswerPackOrders { orders: vec![] });
     let running = Packet::NotifyClusterInformation { state: ClusterState::Running };
-    assert_eq!(h.all(admin), [running.clone()]);
+    assert_eq!(h.all(admin), std::slice::from_ref(&running));
     assert_eq!(h.all(storage), [running, Packet::StartOperation { backup: false }]);
     assert_eq!(
         h.ask(admin, Packet::AskLastTransaction {}),

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Verification: what was decided is finished, the rest is not.
+
+use neo_common::engine::ConnId;
+use neo_common::protocol::{ClusterState, Packet};
+use neo_common::types::{Tid, Ttid};
+
+use super::harness::*;
+
+/// A cluster that is being verified: storages were not asked anything yet.
+fn verifying(table: &str) -> (Harness, Vec<ConnId>) {
+    let rows = rows(table);
+    let mut h = Harness::new(options(1, 0));
+    let count = table.split_whitespace().next().unwrap().len() as u16;
+    let storages: Vec<ConnId> =
+        (1..=count).map(|index| h.recovering(Some(s(index.into())), index, Some(5))).collect();
+    let (id, _) = h.until(storages[0], "AskPartitionTable");
+    h.answer(storages[0], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 1, rows });
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    (h, storages)
+}
+
+#[track_caller]
+fn answer_locked(h: &mut Harness, conn: ConnId, transactions: &[(u64, Option<u64>)]) {
+    let (id, _) = h.until(conn, "AskLockedTransactions");
+    let pair = |(ttid, tid): &(u64, Option<u64>)| (Ttid::new(*ttid), tid.map(Tid::new));
+    let transactions = transactions.iter().map(pair).collect();
+    h.answer(conn, id, Packet::AnswerLockedTransactions { transactions });
+}
+#[track_caller]
+fn answer_final(h: &mut Harness, conn: ConnId, ttid: u64, tid: Option<u64>) {
+    let (id, packet) = h.until(conn, "AskFinalTID");
+    assert_eq!(packet, Packet::AskFinalTID { ttid: Ttid::new(ttid) });
+    h.answer(conn, id, Packet::AnswerFinalTID { tid: tid.map(Tid::new) });
+}
+/// Transactions that a storage is told to finish, up to the next question.
+fn validated(h: &mut Harness, conn: ConnId) -> Vec<(u64, u64)> {
+    let validated = |packet: Packet| match packet {
+        Packet::ValidateTransaction { ttid, tid } => Some((ttid.get(), tid.get())),
+        _ => None,
+    };
+    h.all(conn).into_iter().filter_map(validated).collect()
+}
+
+/// Locked somewhere: all nodes that know it finish it, even those that only voted.
+#[test]
+fn locked_transactions_are_finished() {
+    let (mut h, storages) = verifying("UUU UUU");
+    answer_locked(&mut h, storages[0], &[(10, None), (12, None), (14, Some(15))]);
+    answer_locked(&mut h, storages[1], &[(10, Some(20)), (14, Some(15))]);
+    answer_locked(&mut h, storages[2], &[]);
+    // Nobody locked 12: those who do not list it may have unlocked it.
+    answer_final(&mut h, storages[2], 12, None);
+    answer_final(&mut h, storages[1], 12, None);
+    assert_eq!(validated(&mut h, storages[0]), [(10, 20), (14, 15)]);
+    assert_eq!(validated(&mut h, storages[1]), [(10, 20), (14, 15)]);
+    assert_eq!(validated(&mut h, storages[2]), []);
+}
+
+/// The same, but another node has unlocked it already.
+#[test]
+fn transactions_unlocked_elsewhere_are_finished() {
+    let (mut h, storages) = verifying("UUU UUU");
+    answer_locked(&mut h, storages[0], &[(12, None)]);
+    answer_locked(&mut h, storages[1], &[]);
+    answer_locked(&mut h, storages[2], &[]);
+    answer_final(&mut h, storages[2], 12, Some(18));
+    // It is enough.
+    assert!(h.names(storages[1]).iter().all(|name| *name != "AskFinalTID"));
+    assert_eq!(validated(&mut h, storages[0]), [(12, 18)]);
+}
+
+/// Only nodes with a readable cell of the partition of the ttid are asked; one that is lost
+/// meanwhile is not waited for.
+#[test]
+fn only_readable_cells_are_asked() {
+    let (mut h, storages) = verifying("UUO. .U.U .UU.");
+    // S3 and S4 have readable cells elsewhere.
+    for storage in &storages[1..] {
+        answer_locked(&mut h, *storage, &[]);
+    }
+    // Partition 0.
+    answer_locked(&mut h, storages[0], &[(12, None)]);
+    for storage in &storages[2..] {
+        assert!(h.names(*storage).iter().all(|name| *name != "AskFinalTID"));
+    }
+    h.until(storages[1], "AskFinalTID");
+    h.close(storages[1]);
+    assert_eq!(validated(&mut h, storages[0]), []);
+    // The last cell that may know is that of S1 itself.
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    for storage in [storages[0], storages[2], storages[3]] {
+        assert!(!h.is_closed(storage));
+    }
+}
+
+/// Nodes without readable cells are not asked what they have, but what their last ids are.
+#[test]
+fn outdated_nodes_are_not_asked() {
+    let (mut h, storages) = verifying("UO UO");
+    let names = h.names(storages[1]);
+    assert!(!names.contains(&"AskLastIDs"));
+    answer_locked(&mut h, storages[0], &[]);
+    let names = [names, h.names(storages[1])].concat();
+    assert!(!names.contains(&"AskLockedTransactions"));
+    assert!(names.contains(&"AskLastIDs"));
+}
+
+/// The last readable cell is lost: back to recovery, and what was asked before means nothing in the
+/// next verification.
+#[test]
+fn interrupted_verification() {
+    let (mut h, storages) = verifying("U. .U");
+    let (old, _) = h.until(storages[1], "AskLockedTransactions");
+    h.close(storages[0]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    let transactions = [(Ttid::new(7), Some(Tid::new(9)))].into_iter().collect();
+    h.answer(storages[1], old, Packet::AnswerLockedTransactions { transactions });
+    assert!(!h.is_closed(storages[1]));
+    // The new handler has taken over.
+    h.answer_recovery(storages[1], Some(5));
+    let (id, _) = h.until(storages[1], "AskPartitionTable");
+    let rows = rows("U. .U");
+    h.answer(storages[1], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 0, rows });
+    let one = h.recovering(Some(s(1)), 1, Some(5));
+    answer_locked(&mut h, one, &[]);
+    answer_locked(&mut h, storages[1], &[]);
+    assert_eq!(validated(&mut h, storages[1]), []);
+}
