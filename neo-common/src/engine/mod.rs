@@ -466,10 +466,11 @@ impl<A: App> Engine<A> {
                 self.lose(conn, Lost::ByUs, Vec::new());
             }
             let io = &mut Io { state: &mut self.state };
-            match io.state.transition.take() {
-                Some(transition) => self.app.transition(io, transition),
-                None => self.app.advance(io),
+            if let Some(transition) = io.state.transition.take() {
+                self.app.transition(io, transition);
+                continue;
             }
+            self.app.advance(io);
             if self.state.closing.is_empty() && self.state.transition.is_none() {
                 return;
             }
