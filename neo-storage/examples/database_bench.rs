@@ -38,7 +38,9 @@ fn main() {
     loads_in_one_thread(&mut *db.reader().expect("a reader"));
     let lanes = |read_lanes| lane::Options { read_lanes, ..lane::Options::new(Arc::new(|| {})) };
     let mut running = Lanes::start(Box::new(db), &lanes(1)).expect("lanes start");
-    loads_in_lanes(&mut running, 1, 32);
+    for in_flight in [1, 8, 32] {
+        loads_in_lanes(&mut running, 1, in_flight);
+    }
     let mut last = OBJECTS;
     for clients in [1, 8, 32] {
         commits(&mut running, clients, &mut last);
@@ -47,6 +49,7 @@ fn main() {
     let db = Sqlite::open(&options).expect("the database opens");
     let mut running = Lanes::start(Box::new(db), &lanes(2)).expect("lanes start");
     loads_in_lanes(&mut running, 2, 32);
+    loads_in_lanes(&mut running, 2, 256);
     drop(running.stop());
 }
 

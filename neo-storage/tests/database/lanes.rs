@@ -22,7 +22,7 @@ fn load(number: u64) -> Job {
     Job::Read(Read::Load { partition, oid: oid(number), at: None, before: None })
 }
 
-/// A database of each kind, with a table.
+/// A database of each kind, with a table: SQLite first.
 fn databases() -> (TempDir, Vec<Box<dyn Database>>) {
     let Mirror { directory, sqlite, memory, disk, .. } = Mirror::with_table(false);
     drop((sqlite, memory));
@@ -32,6 +32,15 @@ fn databases() -> (TempDir, Vec<Box<dyn Database>>) {
     (directory, vec![Box::new(sqlite), Box::new(memory)])
 }
 
+/// SQLite with a rollback journal: a commit and reads exclude each other.
+fn rollback() -> (TempDir, Box<dyn Database>) {
+    let Mirror { directory, sqlite, .. } = Mirror::with_table(false);
+    drop(sqlite);
+    let mut options = options_in(&directory, false);
+    options.database = format!("file:{}?journal_mode=delete", options.database);
+    (directory, Box::new(Sqlite::open(&options).unwrap()))
+}
+
 fn quiet() -> Options {
     Options::new(Arc::new(|| {}))
 }
@@ -39,7 +48,9 @@ fn quiet() -> Options {
 /// Once an unlock is reported, any read that is submitted sees it; before, none sees half of it.
 #[test]
 fn a_reported_unlock_is_visible_to_all_lanes() {
-    let (_directory, databases) = databases();
+    let (_directory, mut databases) = databases();
+    let (_other, rollback) = rollback();
+    databases.push(rollback);
     for db in databases {
         let mut lanes = Lanes::start(db, &quiet()).unwrap();
         for number in 1..100 {

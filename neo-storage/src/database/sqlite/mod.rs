@@ -51,6 +51,9 @@ use url::Url;
 /// its beginning under a load that never stops.
 const WRITER_CHECKPOINT_PAGES: u32 = 16 << 10;
 
+/// Bytes that the log keeps on disk when it starts again from its beginning.
+const LOG_BYTES_MAX: u64 = WRITER_CHECKPOINT_PAGES as u64 * 4096;
+
 /// Bytes of the log above which it is worth a checkpoint in background.
 const BACKGROUND_CHECKPOINT_BYTES: u64 = 4 << 20;
 
@@ -198,6 +201,7 @@ fn set_journal(connection: &mut Connection, url: &Url) -> Result<Journal, Error>
         return Ok(Journal::Rollback);
     }
     connection::pragma(connection, "wal_autocheckpoint", &WRITER_CHECKPOINT_PAGES.to_string())?;
+    connection::pragma(connection, "journal_size_limit", &LOG_BYTES_MAX.to_string())?;
     Ok(Journal::WriteAheadLog)
 }
 
