@@ -296,6 +296,13 @@ impl Storage {
         }
     }
 
+    /// Checks that what is known in several places agrees. For tests: it looks at everything.
+    pub fn check_invariants(&self) {
+        if let Phase::Operation(operation) = &self.phase {
+            operation.check_invariants(&self.shared);
+        }
+    }
+
     fn dump(&self) {
         let shared = &self.shared;
         log::info!("phase: {}", self.phase.name());

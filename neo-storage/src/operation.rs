@@ -168,6 +168,29 @@ impl Operation {
         log::info!("checker: {:?}", self.checker);
     }
 
+    /// See [`Storage::check_invariants`].
+    pub(crate) fn check_invariants(&self, shared: &Shared) {
+        self.transactions.check_invariants();
+        for partition in 0..shared.table.partitions() {
+            let mode = self.transactions.mode(partition);
+            let expected = match shared.cell_state(partition) {
+                Some(CellState::UpToDate | CellState::Feeding) => mode == CellMode::Readable,
+                Some(CellState::OutOfDate) => {
+                    mode != CellMode::Readable && mode != CellMode::Unassigned
+                }
+                Some(CellState::Corrupted | CellState::Discarded) | None => {
+                    mode == CellMode::Unassigned
+                }
+            };
+            assert!(expected, "partition {partition} in {mode:?}");
+        }
+        let delayed: usize = self.delayed_loads.values().map(Vec::len).sum();
+        assert_eq!(self.delayed_count, delayed + self.delayed_reads.len());
+        for oid in self.delayed_loads.keys() {
+            assert!(self.transactions.is_load_locked(*oid), "reads of {oid} wait for nothing");
+        }
+    }
+
     // Reads that wait.
 
     /// Lets a read wait for the unlock of an object.

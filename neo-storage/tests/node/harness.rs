@@ -207,6 +207,7 @@ impl Node {
             }
             Output::Close(conn, _) => {
                 self.peers.get_mut(&conn).expect("a connection").is_closed = true;
+                self.connects.retain(|(other, _)| *other != conn);
             }
             Output::Read(conn, resume) => {
                 self.peers.get_mut(&conn).expect("a connection").is_paused = !resume;
@@ -242,6 +243,13 @@ impl Node {
     }
     pub fn is_connecting(&self) -> bool {
         !self.connects.is_empty()
+    }
+    pub fn is_connecting_to(&self, address: SocketAddr) -> bool {
+        self.connects.front().is_some_and(|(_, other)| *other == address)
+    }
+    pub fn connected_anywhere(&mut self) -> ConnId {
+        let address = self.connects.front().expect("a connection is attempted").1;
+        self.connected(address)
     }
     pub fn refuse_connection(&mut self) {
         let (conn, _) = self.connects.pop_front().expect("a connection is attempted");

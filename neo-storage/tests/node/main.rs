@@ -3,5 +3,7 @@
 
 mod client;
 mod harness;
+mod packs;
+mod random;
 mod replication;
 mod start;
