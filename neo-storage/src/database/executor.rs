@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use neo_common::limits::DEFERRED_COMMIT_DELAY;
 
-use super::job::{Done, Durability, Job, LaneKind, execute, execute_read};
+use super::execute::{execute, execute_read};
+use super::job::{Done, Durability, Job, LaneKind};
 use super::{CommitLevel, Database, Error, Reader};
 
 /// Results, with what the caller calls jobs by.

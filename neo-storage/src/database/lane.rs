@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
 
+use super::execute::execute_read;
 use super::executor::{Reports, Writer};
-use super::job::{Done, Job, LaneKind, Read, execute_read};
+use super::job::{Done, Job, LaneKind, Read};
 use super::{Database, Error, Maintenance, Reader};
 
 /// Jobs that a channel holds. Beyond, the lanes are congested.

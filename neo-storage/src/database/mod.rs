@@ -6,7 +6,8 @@
 //!   core <--Input::JobDone(Done)-- one wake-up per batch          sqlite | memory | ...
 //! ```
 //!
-//! - [`job`] is the contract with the core: a [`job::Job`] is a value, and so is what comes back.
+//! - [`job`] is the contract with the core: a [`Job`] is a value, and so is what comes back.
+//!   [`execute`](mod@execute) turns one into the other.
 //! - [`records`] are the plain data types of jobs.
 //! - [`executor`] has the group commit, and a driver without threads for the simulator and for tests;
 //!   [`lane`] has the threads: one write lane, several read lanes.
@@ -26,12 +27,13 @@
 //! 3. *References.* Object data is a row that revisions refer to. It is deleted when neither a
 //!    revision, nor a voted transaction, nor spilled data refers to it any more. References that are
 //!    not committed revisions are counted in memory, and counted again when a database is opened.
-//! 4. *Bounds.* Identifiers fit in a signed 64-bit integer. [`job::execute`] enforces it for all
+//! 4. *Bounds.* Identifiers fit in a signed 64-bit integer. [`execute`](fn@execute) enforces it for all
 //!    backends, so that nothing a peer sends can make a statement fail.
 //! 5. *Errors.* An [`Error`] means that the database is unusable: the process ends, is restarted,
 //!    and verification finishes or drops what was in progress. What a peer can cause is not an
 //!    error but a result ([`Refused`], [`ReplicationConflict`], [`Loaded::DoesNotExist`], ...).
 
+pub mod execute;
 pub mod executor;
 pub mod job;
 #[cfg(feature = "net")]
@@ -47,7 +49,8 @@ use std::time::Duration;
 
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
-pub use job::{Done, Durability, Job, LaneKind, Read, Write, execute, execute_read};
+pub use execute::{execute, execute_read};
+pub use job::{Done, Durability, Job, LaneKind, Read, Write};
 pub use records::*;
 
 /// Version of the schema, as in `config`.

@@ -200,7 +200,11 @@ impl Scenario {
                     let ttid = self.voted[index].ttid;
                     let tid = self.tid_for(ttid);
                     self.voted[index].tid = Some(tid);
-                    self.db.execute(Write::Lock { ttid, tid, approve_pack: tid.get() % 2 == 0 });
+                    self.db.execute(Write::Lock {
+                        ttid,
+                        tid,
+                        approve_pack: tid.get().is_multiple_of(2),
+                    });
                 }
             }
             Step::Unlock(index) => {
@@ -325,8 +329,8 @@ impl Scenario {
         let oids = objects.iter().map(|object| object.oid).collect();
         let pack = (metadata && pack).then(|| PackOrder {
             approved: None,
-            partial: self.clock % 2 == 0,
-            oids: (self.clock % 2 == 0).then(|| vec![oid(1)]),
+            partial: self.clock.is_multiple_of(2),
+            oids: self.clock.is_multiple_of(2).then(|| vec![oid(1)]),
             pack_tid: self.past(3),
         });
         let vote = Write::Vote(Box::new(Vote {

@@ -94,7 +94,7 @@ impl Reference {
     fn query(&self, sql: &str) -> Vec<Json> {
         let connection = rusqlite::Connection::open(self.directory.path().join("db")).unwrap();
         let mut statement = connection.prepare(sql).unwrap();
-        let names: Vec<_> = statement.column_names().into_iter().map(String::from).collect();
+        let names: Vec<_> = statement.column_names().map(String::from).collect();
         let rows = statement.query_map([], |row| {
             let cell = |index| match row.get_ref_unwrap(index) {
                 rusqlite::types::ValueRef::Null => Json::Null,

@@ -12,6 +12,7 @@
 pub mod table;
 
 mod read;
+mod references;
 mod store;
 mod write;
 

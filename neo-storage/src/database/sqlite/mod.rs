@@ -3,9 +3,9 @@
 //!
 //! - [`url`]: grammar of `--database`; [`lock`]: one process per file; [`schema`]: tables and
 //!   upgrades; [`connection`]: opening and tuning.
-//! - [`read`]: queries; [`references`]: rows of object data and who refers to them; [`transactions`]:
-//!   vote, lock, unlock, abort; [`cells`]: partition table and truncation; [`replication`]: rows from
-//!   other nodes; [`background`]: pack, drop, orphans.
+//! - `read`: queries; `references`: rows of object data and who refers to them; `transactions`:
+//!   vote, lock, unlock, abort; `cells`: partition table and truncation; `replication`: rows from
+//!   other nodes; `background`: pack, drop, orphans.
 //!
 //! # Journal
 //!
@@ -14,7 +14,7 @@
 //! commit is one `fdatasync`, and a commit that needs not be durable is none
 //! (`synchronous=NORMAL`, which only syncs the log before its content goes to the database file).
 //! Upstream opens such a file like any other. The writer checkpoints rarely: a thread with its own
-//! connection does it without blocking anyone, see [`Checkpointer`].
+//! connection does it without blocking anyone, see `Checkpointer`.
 //!
 //! With a rollback journal, a commit waits for readers, and each one is durable.
 

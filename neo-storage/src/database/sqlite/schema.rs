@@ -6,7 +6,7 @@
 //!
 //! Each step of an upgrade is one database transaction that ends by recording the new version. Since
 //! upstream does not use transactions here, an upgrade that it began may have left a table `new_X`
-//! behind: see [`rewrite`].
+//! behind: see `rewrite`.
 
 use rusqlite::{Connection, OptionalExtension};
 
