@@ -104,9 +104,10 @@ struct Merge<T> {
 }
 
 impl<T: Copy + Ord> Merge<T> {
-    fn new(client: &Client, start: T) -> Result<Self> {
+    /// `start`: `None` if there is nothing.
+    fn new(client: &Client, start: Option<T>) -> Result<Self> {
         let partitions = client.partitions()?;
-        let row = || Row { items: VecDeque::new(), next: Some(start) };
+        let row = || Row { items: VecDeque::new(), next: start };
         let rows = (0..partitions).map(|_| row()).collect();
         Ok(Self { rows, requests: Ordered::new(&client.shared) })
     }
@@ -159,7 +160,8 @@ impl Tids {
     fn new(client: &Client, start: Option<Tid>, stop: Option<Tid>) -> Result<Self> {
         let last = client.last_tid()?;
         let stop = stop.map_or(last, |stop| stop.min(last));
-        Ok(Self { merge: Merge::new(client, start.unwrap_or(Tid::ZERO))?, stop })
+        let start = Some(start.unwrap_or_default()).filter(|start| *start <= stop);
+        Ok(Self { merge: Merge::new(client, start)?, stop })
     }
 
     fn next(&mut self) -> Result<Option<Tid>> {
@@ -555,7 +557,7 @@ impl Oids {
                 Some(tid) => tid,
                 None => self.client.last_tid()?,
             };
-            self.state = Some((Merge::new(&self.client, self.min_oid)?, tid));
+            self.state = Some((Merge::new(&self.client, Some(self.min_oid))?, tid));
         }
         let Some((merge, tid)) = &mut self.state else { return Ok(None) };
         let tid = *tid;

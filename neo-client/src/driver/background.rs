@@ -59,7 +59,7 @@ fn run(shared: &Shared) -> Result<()> {
             state = waited.map_err(|_| Error::Closed)?.0;
         } else {
             seen = state.turns;
-            state = shared.lead(state, |state| {
+            state = shared.lead(state, None, |state| {
                 !state.followers.is_empty()
                     || !state.driver.host.events.is_empty()
                     || state.turns != seen

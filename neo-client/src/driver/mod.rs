@@ -80,9 +80,12 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Leader {
     Nobody,
-    /// Until when it waits if nothing happens; `None`: for ever. ZERO as long as it does not wait.
     Somebody {
+        /// Until when it waits if nothing happens; `None`: for ever. ZERO as long as it does not
+        /// wait.
         until: Option<Duration>,
+        /// Whose reply it waits for; `None`: the background thread, which waits for events.
+        slot: Option<SlotId>,
     },
 }
 
@@ -254,15 +257,25 @@ impl Shared {
         self.check_leader(state);
     }
 
-    /// Wakes up the leader if it has to do something earlier than it thinks.
+    /// Wakes up the leader if it has something to do: what it waits for came out of a call of
+    /// another thread, or there is a timer earlier than it thinks.
     fn check_leader(&self, state: &mut State) {
-        let Leader::Somebody { until } = state.leader else { return };
-        let Some(timeout) = state.driver.timeout() else { return };
-        let at = self.clock.now().monotonic + timeout;
-        if until.is_none_or(|until| at < until) {
-            // Told once.
-            state.leader = Leader::Somebody { until: Some(at) };
-            // Failing to wake it up delays a timer until the next packet.
+        let Leader::Somebody { until, slot } = state.leader else { return };
+        if until == Some(Duration::ZERO) {
+            return;
+        }
+        let done = match slot {
+            Some(slot) => state.driver.host.has_reply(slot),
+            None => !state.driver.host.events.is_empty(),
+        };
+        let earlier = || {
+            let at = self.clock.now().monotonic + state.driver.timeout()?;
+            until.is_none_or(|until| at < until).then_some(())
+        };
+        if done || earlier().is_some() {
+            // Told once: it looks by itself when it is awake.
+            state.leader = Leader::Somebody { until: Some(Duration::ZERO), slot };
+            // An error could only be that the descriptor is closed, and it is not.
             let _ = self.waker.wake();
         }
     }
@@ -276,7 +289,8 @@ impl Shared {
             }
             state.turns += 1;
             if state.leader == Leader::Nobody {
-                state = self.lead(state, |state| state.driver.host.has_reply(slot))?;
+                let done = |state: &mut State| state.driver.host.has_reply(slot);
+                state = self.lead(state, Some(slot), done)?;
             } else {
                 let condvar = Arc::clone(&state.driver.host.slot(slot).condvar);
                 state.driver.host.slot(slot).sleeping = true;
@@ -292,14 +306,16 @@ impl Shared {
     fn lead<'a>(
         &'a self,
         mut state: Guard<'a>,
+        slot: Option<SlotId>,
         mut done: impl FnMut(&mut State) -> bool,
     ) -> Result<Guard<'a>> {
         let mut poll = self.poll.lock().map_err(|_| Error::Closed)?;
         let (poll, events) = &mut *poll;
         while !done(&mut state) {
             let timeout = state.driver.timeout();
+            // Never ZERO: the clock has begun before.
             let until = timeout.map(|timeout| self.clock.now().monotonic + timeout);
-            state.leader = Leader::Somebody { until };
+            state.leader = Leader::Somebody { until, slot };
             drop(state);
             let result = poll.poll(events, timeout);
             state = self.lock()?;
@@ -310,7 +326,7 @@ impl Shared {
                 return Err(Error::foreign(error));
             }
             // While it handles things, the leader looks at the time itself.
-            state.leader = Leader::Somebody { until: Some(Duration::ZERO) };
+            state.leader = Leader::Somebody { until: Some(Duration::ZERO), slot };
             for event in &*events {
                 state.driver.on_event(event);
             }
