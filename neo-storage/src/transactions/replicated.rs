@@ -59,8 +59,9 @@ impl Transactions {
         self.write_locks.retain(|oid, _| !is_gone(oid));
         let mut removed = Vec::<(_, Item)>::new();
         for (ttid, txn) in &mut self.transactions {
-            let gone = txn.items.extract_if(.., |oid, _| is_gone(oid));
-            removed.extend(gone.map(|(_, item)| (*ttid, item)));
+            let gone: Vec<Oid> = txn.items.keys().filter(|oid| is_gone(oid)).copied().collect();
+            let items = gone.iter().filter_map(|oid| txn.items.remove(oid));
+            removed.extend(items.map(|item| (*ttid, item)));
         }
         let mut spilled = Vec::new();
         for (ttid, item) in removed {
