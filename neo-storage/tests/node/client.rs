@@ -221,15 +221,15 @@ fn durable_before_answer() {
     node.run();
     assert_eq!(node.answer(client, vote), Packet::AnswerStoreTransaction {});
     node.hold_writes = true;
-    node.to_master(Packet::AskLockInformation { ttid: ttid(4), tid: tid(10), pack: false });
-    assert!(node.from_master().is_none());
+    node.tell(Packet::AskLockInformation { ttid: ttid(4), tid: tid(10), pack: false });
+    assert!(node.told().is_none());
     // Nobody learns that it is committed before it is on disk.
     let id = node.send(client, Packet::AskFinalTID { ttid: ttid(4) });
     node.expect_nothing(client);
     node.hold_writes = false;
     node.run();
     let locked = Packet::AnswerInformationLocked { ttid: ttid(4) };
-    assert_eq!(node.from_master().unwrap().1, locked);
+    assert_eq!(node.told().unwrap().1, locked);
     assert_eq!(node.answer(client, id), Packet::AnswerFinalTID { tid: Some(tid(10)) });
 }
 
@@ -273,7 +273,7 @@ fn abort_voted_transaction() {
     // Also by the master; a locked transaction is never aborted, whoever asks.
     node.ask(b, store_transaction(5, &[1]));
     node.lock(5, 10);
-    node.to_master(Packet::AbortTransaction { ttid: ttid(5), nids: Vec::new() });
+    node.tell(Packet::AbortTransaction { ttid: ttid(5), nids: Vec::new() });
     node.send(b, Packet::AbortTransaction { ttid: ttid(5), nids: Vec::new() });
     node.unlock(5);
     assert_eq!(node.load(a, 1), (10, "b".into()));
@@ -379,7 +379,7 @@ fn client_reading_during_tweak() {
     node.hold_reads = true;
     let id = node.send(client, load(1));
     let changes = vec![(1, s(1), DISCARDED), (1, s(2), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     node.hold_reads = false;
     node.run();
     let refused = Packet::Error { code: ErrorCode::NonReadableCell, message: String::new() };
@@ -421,7 +421,7 @@ fn commit_vs_discarded_cell() {
     node.lock(4, 10);
     let waiting = node.send(b, load(1));
     let changes = vec![(1, s(1), DISCARDED), (1, s(2), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     assert_eq!(node.answer(b, waiting), Packet::error(ErrorCode::NonReadableCell, ""));
     assert_eq!(node.answer(b, id), conflict(0));
     node.unlock(4);

@@ -329,7 +329,7 @@ impl Node {
             packet => panic!("{packet:?}"),
         }
     }
-    pub fn to_master(&mut self, packet: Packet) -> MsgId {
+    pub fn tell(&mut self, packet: Packet) -> MsgId {
         let master = self.master.expect("a master");
         self.send(master, packet)
     }
@@ -338,7 +338,7 @@ impl Node {
         let master = self.master.expect("a master");
         self.ask(master, packet)
     }
-    pub fn from_master(&mut self) -> Option<(MsgId, Packet)> {
+    pub fn told(&mut self) -> Option<(MsgId, Packet)> {
         let master = self.master.expect("a master");
         self.receive(master)
     }
@@ -374,14 +374,14 @@ impl Node {
 
     pub fn notify_nodes(&mut self, nodes: Vec<NodeEntry>) {
         let timestamp = self.next_timestamp();
-        self.to_master(Packet::NotifyNodeInformation { timestamp, nodes });
+        self.tell(Packet::NotifyNodeInformation { timestamp, nodes });
     }
 
     /// Recovery and verification with this table.
     #[track_caller]
     pub fn recover(&mut self, rows: Rows) {
         let ptid = Some(self.engine.app.table().ptid().unwrap_or_default() + 1);
-        self.to_master(Packet::SendPartitionTable { ptid, replicas: 0, rows });
+        self.tell(Packet::SendPartitionTable { ptid, replicas: 0, rows });
         let master = self.master.expect("a master");
         let id = self.send(master, Packet::AskLastIDs {});
         let mut answers = Vec::new();
@@ -394,8 +394,8 @@ impl Node {
     /// The cluster is running.
     #[track_caller]
     pub fn operate(&mut self, backup: bool) {
-        self.to_master(Packet::StartOperation { backup });
-        let packet = self.from_master();
+        self.tell(Packet::StartOperation { backup });
+        let packet = self.told();
         assert!(matches!(packet, Some((_, Packet::NotifyReady {}))), "{packet:?}");
         assert!(self.engine.app.is_operational());
     }
@@ -403,7 +403,7 @@ impl Node {
     /// Takes the last ids, then the cluster is running.
     #[track_caller]
     pub fn operate_after_ids(&mut self) {
-        while let Some((_, packet)) = self.from_master() {
+        while let Some((_, packet)) = self.told() {
             if matches!(packet, Packet::AnswerLastIDs { .. }) {
                 return self.operate(false);
             }
@@ -457,7 +457,7 @@ impl Node {
         assert_eq!(answer, Packet::AnswerInformationLocked { ttid: ttid(ttid_) });
     }
     pub fn unlock(&mut self, ttid_: u64) {
-        self.to_master(Packet::NotifyUnlockInformation { ttid: ttid(ttid_) });
+        self.tell(Packet::NotifyUnlockInformation { ttid: ttid(ttid_) });
     }
     #[track_caller]
     pub fn commit(&mut self, conn: ConnId, ttid_: u64, tid_: u64, stores: &[(u64, u64, &str)]) {

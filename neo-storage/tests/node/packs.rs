@@ -11,7 +11,7 @@ use crate::harness::*;
 /// The node asks for the order after `packed`; this is the answer.
 #[track_caller]
 fn order(node: &mut Node, packed: u64, order: Option<(u64, Option<Vec<u64>>, u64)>) {
-    let (id, packet) = node.from_master().expect("AskPackOrders");
+    let (id, packet) = node.told().expect("AskPackOrders");
     assert_eq!(packet, Packet::AskPackOrders { min_tid: tid(packed + 1) });
     answer_order(node, id, order);
 }
@@ -29,11 +29,11 @@ fn answer_order(node: &mut Node, id: MsgId, order: Option<(u64, Option<Vec<u64>>
 #[track_caller]
 fn expect_completed(node: &mut Node, pack_id: u64) {
     let completed = Packet::NotifyPackCompleted { tid: tid(pack_id) };
-    assert_eq!(node.from_master().expect("NotifyPackCompleted").1, completed);
+    assert_eq!(node.told().expect("NotifyPackCompleted").1, completed);
 }
 
 fn sign(node: &mut Node, approved: u64) {
-    node.to_master(Packet::NotifyPackSigned { approved: vec![tid(approved)], rejected: vec![] });
+    node.tell(Packet::NotifyPackSigned { approved: vec![tid(approved)], rejected: vec![] });
 }
 
 /// Objects 1 and 2 of two partitions, each with revisions at 4, 6 and 8 (+ the partition).
@@ -70,11 +70,11 @@ fn pack() {
     assert_eq!(history(&mut node, 1), [19]);
     assert_eq!(history(&mut node, 2), [28, 26]);
     expect_completed(&mut node, 40);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // It is remembered.
     let mut node = Node::start(config(), node.disk.clone(), 1);
     node.identify(&[]);
-    node.to_master(Packet::AskLastIDs {});
+    node.tell(Packet::AskLastIDs {});
     expect_completed(&mut node, 40);
 }
 
@@ -88,7 +88,7 @@ fn partial() {
     assert_eq!(history(&mut node, 2), [28, 26, 24]);
     expect_completed(&mut node, 40);
     // The oids as a storage of upstream sends them.
-    let (id, packet) = node.from_master().unwrap();
+    let (id, packet) = node.told().unwrap();
     assert_eq!(packet, Packet::AskPackOrders { min_tid: tid(41) });
     let joined = [oid(2).to_bytes(), oid(9).to_bytes()].concat();
     let oids = Some(PackOids::Joined(Bytes::from(joined)));
@@ -133,7 +133,7 @@ fn disable_pack() {
     let mut node = with_history(node);
     sign(&mut node, 40);
     expect_completed(&mut node, 40);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     let mut node = Node::start(config(), node.disk.clone(), 1);
     node.identify(&[]);
     node.recover(vec![row(&[(1, U)]), row(&[(1, U)])]);
@@ -179,7 +179,7 @@ fn cell_discarded_during_pack() {
     node.hold_writes = true;
     order(&mut node, 0, Some((40, None, 99)));
     let changes = vec![(0, s(1), DISCARDED), (0, s(2), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     node.hold_writes = false;
     node.run();
     expect_completed(&mut node, 40);
@@ -197,7 +197,7 @@ fn wrong_order() {
     ] {
         let mut node = Node::serving(1);
         sign(&mut node, 40);
-        let (id, _) = node.from_master().unwrap();
+        let (id, _) = node.told().unwrap();
         let master = node.master.unwrap();
         node.write_as(master, id, &Packet::AnswerPackOrders { orders });
         assert!(node.is_closed(master));
@@ -206,7 +206,7 @@ fn wrong_order() {
     let mut node = Node::serving(1);
     sign(&mut node, 40);
     order(&mut node, 0, None);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
 }
 
 /// Data that nothing refers to is found, and removed unless it is a dry run; uncommitted data stays.
@@ -218,13 +218,13 @@ fn prune_orphan() {
     node.commit(client, 4, 6, &[(1, 0, "kept")]);
     node.vote(client, 7, &[(2, 0, "voted")]);
     for dry_run in [true, false] {
-        node.to_master(Packet::NotifyRepair { dry_run });
+        node.tell(Packet::NotifyRepair { dry_run });
     }
     node.lock(7, 8);
     node.unlock(7);
     assert_eq!(node.load(client, 1), (6, "kept".into()));
     assert_eq!(node.load(client, 2), (8, "voted".into()));
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
 }
 
 /// Data of discarded cells is deleted, in slices, unless the option forbids it. Upstream:
@@ -240,13 +240,13 @@ fn drop_partitions() {
         node.operate(false);
         let mut node = with_history(node);
         let changes = vec![(1, s(1), DISCARDED), (1, s(2), U)];
-        node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+        node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
         assert_eq!(history(&mut node, 1).is_empty(), !disabled);
         assert_eq!(history(&mut node, 2).len(), 3);
         // Whatever is in the database, it is not told.
-        node.to_master(Packet::StopOperation {});
-        node.to_master(Packet::AskLastIDs {});
-        while let Some((_, packet)) = node.from_master() {
+        node.tell(Packet::StopOperation {});
+        node.tell(Packet::AskLastIDs {});
+        while let Some((_, packet)) = node.told() {
             if let Packet::AnswerLastIDs { last_tid, last_oid, first_tid } = packet {
                 let expected = (Some(tid(28)), Some(oid(2)), tid(24));
                 assert_eq!((last_tid, last_oid, first_tid), expected);

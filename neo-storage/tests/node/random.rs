@@ -302,7 +302,7 @@ impl World {
             prng: prng.fork(),
             peers: Vec::new(),
             requests: Vec::new(),
-            is_calm: seed % 2 == 0,
+            is_calm: seed.is_multiple_of(2),
             votes: BTreeMap::new(),
             voted: Vec::new(),
             locks: BTreeMap::new(),
@@ -451,7 +451,7 @@ impl World {
                 self.last_tid += 4 - (self.last_tid - ttid_) % 4;
                 let (ttid_, tid_) = (ttid(ttid_), tid(self.last_tid));
                 let lock = Packet::AskLockInformation { ttid: ttid_, tid: tid_, pack: false };
-                self.locks.insert(self.node.to_master(lock), ttid_.get());
+                self.locks.insert(self.node.tell(lock), ttid_.get());
             }
             _ if !self.peers.is_empty() => {
                 let conn = self.peers[self.prng.below(self.peers.len())];

@@ -49,7 +49,7 @@ fn replicating() -> Node {
 /// The node asks which transactions are unfinished: these, up to that tid.
 #[track_caller]
 fn unfinished(node: &mut Node, partitions: &[u32], max_tid: u64, ttids: &[u64]) {
-    let (id, packet) = node.from_master().unwrap();
+    let (id, packet) = node.told().unwrap();
     let partitions = partitions.to_vec();
     assert_eq!(packet, Packet::AskUnfinishedTransactions { partitions });
     let ttids = ttids.iter().map(|n| ttid(*n)).collect();
@@ -150,20 +150,20 @@ fn replicate() {
     let id = expect_objects(&mut node, conn, (13, 3, 21), &[]);
     assert_eq!(next_tid(&mut node), CellNext::OutOfDate(tid(13)));
     node.write_as(conn, id, &add_object(3, 13, "three"));
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // The end is on disk before it is told.
     node.hold_writes = true;
     answer_objects(&mut node, conn, id, None);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     node.hold_writes = false;
     node.run();
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(21) };
-    assert_eq!(node.from_master().unwrap().1, done);
+    assert_eq!(node.told().unwrap().1, done);
     assert_eq!(next_tid(&mut node), CellNext::OutOfDate(tid(22)));
     let client = node.client(1);
     assert_eq!(node.ask_error(client, load(3)).0, ErrorCode::NonReadableCell);
     let changes = vec![(1, s(1), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     assert_eq!(node.load(client, 3), (13, "three".into()));
     assert_eq!(
         node.ask(client, store(30, 1, 11, "x")),
@@ -203,9 +203,9 @@ fn resuming_replication() {
     let answer = Packet::AnswerFetchObjects { next_tid: None, next_oid: None, to_delete };
     node.write_as(conn, id, &answer);
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(31) };
-    assert_eq!(node.from_master().unwrap().1, done);
+    assert_eq!(node.told().unwrap().1, done);
     let changes = vec![(1, s(1), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 3, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 3, replicas: 0, changes });
     let client = node.client(1);
     assert_eq!(node.load(client, 1), (15, "b".into()));
 }
@@ -221,18 +221,18 @@ fn replication_blocked_by_unfinished() {
     answer_transactions(&mut node, conn, id, None);
     let id = expect_objects(&mut node, conn, (0, 0, 11), &[]);
     answer_objects(&mut node, conn, id, None);
-    assert!(node.from_master().is_none());
-    node.to_master(Packet::NotifyTransactionFinished { ttid: ttid(7), max_tid: Some(tid(21)) });
+    assert!(node.told().is_none());
+    node.tell(Packet::NotifyTransactionFinished { ttid: ttid(7), max_tid: Some(tid(21)) });
     let id = expect_transactions(&mut node, conn, (12, 21), &[]);
     node.write_as(conn, id, &add_transaction(21, &[1]));
     answer_transactions(&mut node, conn, id, None);
     let id = expect_objects(&mut node, conn, (12, 0, 21), &[]);
     node.write_as(conn, id, &add_object(1, 21, "a"));
     answer_objects(&mut node, conn, id, None);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // The last one is aborted: nothing more to fetch.
-    node.to_master(Packet::AbortTransaction { ttid: ttid(9), nids: Vec::new() });
-    let (_, packet) = node.from_master().unwrap();
+    node.tell(Packet::AbortTransaction { ttid: ttid(9), nids: Vec::new() });
+    let (_, packet) = node.told().unwrap();
     assert!(matches!(packet, Packet::NotifyReplicationDone { partition: 1, .. }), "{packet:?}");
 }
 
@@ -252,12 +252,12 @@ fn notify_replicated() {
     let id = expect_objects(&mut node, conn, (0, 0, 11), &[]);
     node.write_as(conn, id, &add_object(1, 11, "old"));
     answer_objects(&mut node, conn, id, None);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     node.ask(a, store_transaction(21, &[1]));
     node.lock(21, 31);
     node.unlock(21);
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(11) };
-    assert_eq!(node.from_master().unwrap().1, done);
+    assert_eq!(node.told().unwrap().1, done);
     // The store of b was not based on it: the client is told by the other cell, and stores again.
     assert_eq!(node.ask(b, store(23, 1, 31, "b")), Packet::AnswerStoreObject { conflict: None });
 }
@@ -280,10 +280,7 @@ fn replication_aborted_by_source() {
     answer_transactions(&mut node, other, id, None);
     let id = expect_objects(&mut node, other, (0, 0, 11), &[]);
     answer_objects(&mut node, other, id, None);
-    assert!(matches!(
-        node.from_master().unwrap().1,
-        Packet::NotifyReplicationDone { partition: 1, .. }
-    ));
+    assert!(matches!(node.told().unwrap().1, Packet::NotifyReplicationDone { partition: 1, .. }));
     node.expect_nothing(conn);
     node.advance(Duration::from_secs(1));
     let (_, packet) = node.receive(conn).unwrap();
@@ -300,17 +297,17 @@ fn aborting_replication() {
     let id = expect_transactions(&mut node, conn, (0, 11), &[]);
     let change = |node: &mut Node, ptid, state| {
         let changes = vec![(1, s(1), state)];
-        node.to_master(Packet::NotifyPartitionChanges { ptid, replicas: 0, changes });
+        node.tell(Packet::NotifyPartitionChanges { ptid, replicas: 0, changes });
     };
     change(&mut node, 2, DISCARDED);
     node.write_as(conn, id, &add_transaction(11, &[1]));
     answer_transactions(&mut node, conn, id, None);
     node.expect_nothing(conn);
     change(&mut node, 3, O);
-    let (first, _) = node.from_master().unwrap();
+    let (first, _) = node.told().unwrap();
     change(&mut node, 4, DISCARDED);
     change(&mut node, 5, O);
-    let (second, _) = node.from_master().unwrap();
+    let (second, _) = node.told().unwrap();
     let answer = Packet::AnswerUnfinishedTransactions { max_tid: tid(11), ttids: Vec::new() };
     let master = node.master.unwrap();
     node.write_as(master, first, &answer);
@@ -535,7 +532,7 @@ fn source_that_can_not() {
     node.hold_reads = true;
     let id = node.send(storage, fetch_objects(1000, 0, 0, &[]));
     let changes = vec![(1, s(1), DISCARDED), (1, s(2), U)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     node.hold_reads = false;
     node.run();
     let error = Packet::error(ErrorCode::ReplicationError, "partition 1 dropped");
@@ -616,7 +613,7 @@ fn check_replicas() {
         max_tid: tid(99),
     };
     // All agree.
-    node.to_master(check(None));
+    node.tell(check(None));
     let third = accept_node(&mut node, 3);
     for digest in [&tid_digest, &serial_digest] {
         for conn in [storage, third] {
@@ -626,29 +623,29 @@ fn check_replicas() {
             node.write_as(conn, id, digest);
         }
     }
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // With ourselves as reference, the one that differs is told; the check goes on with the other.
-    node.to_master(check(Some(storage_address(1))));
+    node.tell(check(Some(storage_address(1))));
     let (id, _) = node.receive(storage).unwrap();
     let none = Packet::AnswerCheckTIDRange { count: 0, checksum: ZERO_HASH, max_tid: Tid::ZERO };
     node.write_as(storage, id, &none);
     let (id, _) = node.receive(third).unwrap();
     node.write_as(third, id, &tid_digest);
     let corrupted = |n| Packet::NotifyPartitionCorrupted { partition: 1, nids: vec![Some(s(n))] };
-    assert_eq!(node.from_master().unwrap().1, corrupted(2));
+    assert_eq!(node.told().unwrap().1, corrupted(2));
     let (id, packet) = node.receive(third).unwrap();
     assert_eq!(packet, serials);
     node.write_as(third, id, &serial_digest);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // Nodes that are lost in the middle.
-    node.to_master(check(None));
+    node.tell(check(None));
     node.receive(storage).unwrap();
     let (id, _) = node.receive(third).unwrap();
     node.close(storage);
     node.write_as(third, id, &tid_digest);
     node.receive(third).unwrap();
     node.close(third);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // Nobody to compare with.
     let check = Packet::CheckPartition {
         partition: 0,
@@ -656,8 +653,8 @@ fn check_replicas() {
         min_tid: tid(0),
         max_tid: tid(99),
     };
-    node.to_master(check);
-    assert!(node.from_master().is_none());
+    node.tell(check);
+    assert!(node.told().is_none());
 }
 
 // Backup mode.
@@ -677,7 +674,7 @@ fn backup_normal_case() {
 
     // Partition 1 from the upstream cluster, nothing to fetch for 0.
     let upstream = storage_address(77);
-    node.to_master(Packet::Replicate {
+    node.tell(Packet::Replicate {
         tid: tid(11),
         upstream_name: "up".into(),
         sources: Map(vec![(0, None), (1, Some(upstream))]),
@@ -694,12 +691,12 @@ fn backup_normal_case() {
     node.write_as(conn, id, &add_object(1, 11, "a"));
     answer_objects(&mut node, conn, id, None);
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(11) };
-    assert_eq!(node.from_master().unwrap().1, done);
+    assert_eq!(node.told().unwrap().1, done);
     assert_eq!(node.engine.app.backup_tid(), Some(tid(11)));
     assert_eq!(node.load(client, 1), (11, "a".into()));
 
     // The next order comes while the source is known; clients see up to the backup tid only.
-    node.to_master(Packet::Replicate {
+    node.tell(Packet::Replicate {
         tid: tid(13),
         upstream_name: "up".into(),
         sources: Map(vec![(1, Some(upstream))]),
@@ -710,7 +707,7 @@ fn backup_normal_case() {
     let id = expect_objects(&mut node, conn, (12, 0, 13), &[]);
     node.write_as(conn, id, &add_object(1, 13, "b"));
     answer_objects(&mut node, conn, id, None);
-    assert!(node.from_master().is_some());
+    assert!(node.told().is_some());
     assert_eq!(node.engine.app.backup_tid(), Some(tid(11)), "partition 0 is late");
     assert_eq!(node.load(client, 1), (11, "a".into()));
     let tids = Packet::AskTIDsFrom { min_tid: tid(0), max_tid: Tid::MAX, length: 9, partition: 1 };
@@ -721,12 +718,12 @@ fn backup_normal_case() {
     let expected = Packet::AnswerObjectHistory { oid: oid(1), history: vec![(tid(11), 1)] };
     assert_eq!(node.ask(client, history), expected);
     let sources = Map(vec![(0, None)]);
-    node.to_master(Packet::Replicate { tid: tid(13), upstream_name: String::new(), sources });
+    node.tell(Packet::Replicate { tid: tid(13), upstream_name: String::new(), sources });
     assert_eq!(node.engine.app.backup_tid(), Some(tid(13)));
     assert_eq!(node.load(client, 1), (13, "b".into()));
 
     // From the other cell of the same cluster.
-    node.to_master(Packet::Replicate {
+    node.tell(Packet::Replicate {
         tid: tid(15),
         upstream_name: String::new(),
         sources: Map(vec![(0, None), (1, Some(storage_address(2)))]),
@@ -745,15 +742,15 @@ fn backup_normal_case() {
     node.operate(true);
     assert_eq!(node.engine.app.backup_tid(), Some(tid(13)));
     // The way out: truncation at the backup tid.
-    node.to_master(Packet::NotifyClusterInformation {
+    node.tell(Packet::NotifyClusterInformation {
         state: neo_common::protocol::ClusterState::StoppingBackup,
     });
-    node.to_master(Packet::StopOperation {});
-    node.to_master(Packet::Truncate { tid: tid(13) });
+    node.tell(Packet::StopOperation {});
+    node.tell(Packet::Truncate { tid: tid(13) });
     let recovery =
         Packet::AnswerRecovery { ptid: Some(2), backup_tid: None, truncate_tid: Some(tid(13)) };
     assert_eq!(node.ask_from_master(Packet::AskRecovery {}), recovery);
-    node.to_master(Packet::AskLastIDs {});
+    node.tell(Packet::AskLastIDs {});
     node.operate_after_ids();
     let client = node.client(1);
     assert_eq!(
@@ -770,7 +767,7 @@ fn stopping_backup() {
     node.recover(vec![row(&[(1, U), (2, U)]), row(&[(1, U), (2, U)])]);
     node.operate(true);
     let upstream = storage_address(77);
-    node.to_master(Packet::Replicate {
+    node.tell(Packet::Replicate {
         tid: tid(11),
         upstream_name: "up".into(),
         sources: Map(vec![(0, Some(upstream))]),
@@ -779,12 +776,12 @@ fn stopping_backup() {
     let (id, _) = node.receive(conn).unwrap();
     node.write_as(conn, id, &accepted(None, None));
     node.receive(conn).unwrap();
-    node.to_master(Packet::Replicate {
+    node.tell(Packet::Replicate {
         tid: tid(11),
         upstream_name: String::new(),
         sources: Map(vec![(1, Some(storage_address(2)))]),
     });
-    node.to_master(Packet::NotifyClusterInformation {
+    node.tell(Packet::NotifyClusterInformation {
         state: neo_common::protocol::ClusterState::StoppingBackup,
     });
     assert!(node.is_closed(conn));

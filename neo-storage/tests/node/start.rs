@@ -20,14 +20,14 @@ fn first_start() {
     let nothing = Packet::AnswerRecovery { ptid: None, backup_tid: None, truncate_tid: None };
     assert_eq!(answer, nothing);
     let rows = vec![row(&[(1, U)]), row(&[(1, U)])];
-    node.to_master(Packet::SendPartitionTable { ptid: Some(1), replicas: 0, rows: rows.clone() });
+    node.tell(Packet::SendPartitionTable { ptid: Some(1), replicas: 0, rows: rows.clone() });
     let answer = node.ask_from_master(Packet::AskLockedTransactions {});
     assert_eq!(answer, Packet::AnswerLockedTransactions { transactions: Map::default() });
-    node.to_master(Packet::AskLastIDs {});
-    let completed = node.from_master().unwrap().1;
+    node.tell(Packet::AskLastIDs {});
+    let completed = node.told().unwrap().1;
     assert_eq!(completed, Packet::NotifyPackCompleted { tid: Tid::ZERO });
     let ids = Packet::AnswerLastIDs { last_tid: None, last_oid: None, first_tid: Tid::MAX };
-    assert_eq!(node.from_master().unwrap().1, ids);
+    assert_eq!(node.told().unwrap().1, ids);
     let answer = node.ask_from_master(Packet::AskPackOrders { min_tid: tid(1) });
     assert_eq!(answer, Packet::AnswerPackOrders { orders: Vec::new() });
     node.operate(false);
@@ -99,17 +99,17 @@ fn start_operation() {
     node.recover(vec![row(&[(1, U)])]);
     node.notify_nodes(vec![(NodeType::Client, None, Some(c(1)), NodeState::Running, Some(1.5))]);
     node.hold_writes = true;
-    node.to_master(Packet::StartOperation { backup: false });
+    node.tell(Packet::StartOperation { backup: false });
     let conn = node.accept();
     let id = node.send(conn, identification(NodeType::Client, Some(c(1)), 1.5));
     node.expect_nothing(conn);
-    assert!(node.from_master().is_none());
+    assert!(node.told().is_none());
     // The table changes meanwhile: what was read is read again.
     let changes = vec![(0, s(1), CellState::Feeding)];
-    node.to_master(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
     node.hold_writes = false;
     node.run();
-    assert_eq!(node.from_master().unwrap().1, Packet::NotifyReady {});
+    assert_eq!(node.told().unwrap().1, Packet::NotifyReady {});
     assert_eq!(node.answer(conn, id), accepted(Some(s(1)), Some(c(1))));
 }
 
@@ -119,7 +119,7 @@ fn stop_operation() {
     let mut node = Node::serving(1);
     let client = node.client(1);
     node.vote(client, 4, &[(1, 0, "a")]);
-    node.to_master(Packet::StopOperation {});
+    node.tell(Packet::StopOperation {});
     assert!(node.is_closed(client) && !node.engine.app.is_operational());
     // What was voted is still there for the verification.
     let answer = node.ask_from_master(Packet::AskLockedTransactions {});
@@ -147,7 +147,7 @@ fn verification_commit_unfinished_transactions() {
     node.identify(&[]);
     let ask = Packet::AskLockedTransactions {};
     let transactions = Map(vec![(ttid(4), Some(tid(14))), (ttid(6), None), (ttid(8), None)]);
-    node.to_master(Packet::SendPartitionTable {
+    node.tell(Packet::SendPartitionTable {
         ptid: Some(1),
         replicas: 0,
         rows: vec![row(&[(1, U)]), row(&[(1, U)])],
@@ -157,18 +157,18 @@ fn verification_commit_unfinished_transactions() {
         node.ask_from_master(Packet::AskFinalTID { ttid: ttid(8) }),
         Packet::AnswerFinalTID { tid: None }
     );
-    node.to_master(Packet::ValidateTransaction { ttid: ttid(4), tid: tid(14) });
-    node.to_master(Packet::ValidateTransaction { ttid: ttid(6), tid: tid(16) });
+    node.tell(Packet::ValidateTransaction { ttid: ttid(4), tid: tid(14) });
+    node.tell(Packet::ValidateTransaction { ttid: ttid(6), tid: tid(16) });
     let answer = node.ask_from_master(Packet::AskFinalTID { ttid: ttid(6) });
     assert_eq!(answer, Packet::AnswerFinalTID { tid: Some(tid(16)) });
-    node.to_master(Packet::AskLastIDs {});
-    node.from_master().unwrap();
+    node.tell(Packet::AskLastIDs {});
+    node.told().unwrap();
     let ids = Packet::AnswerLastIDs {
         last_tid: Some(tid(16)),
         last_oid: Some(oid(2)),
         first_tid: tid(14),
     };
-    assert_eq!(node.from_master().unwrap().1, ids);
+    assert_eq!(node.told().unwrap().1, ids);
     node.operate(false);
     let client = node.client(2);
     assert_eq!(node.load(client, 1), (14, "locked".into()));
@@ -184,22 +184,22 @@ fn truncate() {
     let client = node.client(1);
     node.commit(client, 4, 10, &[(1, 0, "a")]);
     node.commit(client, 11, 12, &[(1, 10, "b"), (2, 0, "c")]);
-    node.to_master(Packet::StopOperation {});
-    node.to_master(Packet::Truncate { tid: tid(10) });
+    node.tell(Packet::StopOperation {});
+    node.tell(Packet::Truncate { tid: tid(10) });
     let recovery =
         Packet::AnswerRecovery { ptid: Some(1), backup_tid: None, truncate_tid: Some(tid(10)) };
     assert_eq!(node.ask_from_master(Packet::AskRecovery {}), recovery);
     let mut node = Node::start(config(), node.disk.clone(), 1);
     node.identify(&[]);
     assert_eq!(node.ask_from_master(Packet::AskRecovery {}), recovery);
-    node.to_master(Packet::AskLastIDs {});
-    node.from_master().unwrap();
+    node.tell(Packet::AskLastIDs {});
+    node.told().unwrap();
     let ids = Packet::AnswerLastIDs {
         last_tid: Some(tid(10)),
         last_oid: Some(oid(1)),
         first_tid: tid(10),
     };
-    assert_eq!(node.from_master().unwrap().1, ids);
+    assert_eq!(node.told().unwrap().1, ids);
     let recovery = Packet::AnswerRecovery { ptid: Some(1), backup_tid: None, truncate_tid: None };
     assert_eq!(node.ask_from_master(Packet::AskRecovery {}), recovery);
     node.operate(false);
@@ -290,7 +290,7 @@ fn wrong_master() {
     for (index, packet) in wrong.into_iter().enumerate() {
         let mut node = Node::serving(1);
         let packet = packet(&mut node);
-        node.to_master(packet);
+        node.tell(packet);
         let master = node.master.unwrap();
         assert!(node.is_closed(master), "{index}");
         assert!(!node.engine.app.is_operational(), "{index}");
@@ -298,6 +298,6 @@ fn wrong_master() {
     let mut node = Node::start(config(), Disk::new(), 1);
     node.identify(&[]);
     let rows = vec![row(&[(1, U)]), Vec::new()];
-    node.to_master(Packet::SendPartitionTable { ptid: Some(1), replicas: 0, rows });
+    node.tell(Packet::SendPartitionTable { ptid: Some(1), replicas: 0, rows });
     assert!(node.is_closed(node.master.unwrap()));
 }
