@@ -6,6 +6,12 @@
 //! ```
 //!
 //! FOLDER (default: a temporary one) decides which disk is measured.
+//!
+//! In November 2026, on 2 cores shared with other work, compiled for development: 2.9 us of CPU per
+//! load, 2.1 us if 16 share a snapshot, 2.6 to 3.5 us through lanes with 32 loads in flight, but
+//! 15 us with a single one: two hand-overs between threads. 120 us of the write lane's CPU per
+//! commit with one client, half of it in the kernel, and 44 us in all with 32 clients. The number of
+//! commits per second is that of `fdatasync`: 0.1 to 3.6 ms there.
 
 #![allow(clippy::disallowed_methods)] // It measures time.
 

@@ -192,3 +192,24 @@ fn flush_is_durable() {
     assert!(matches!(db.latest().load(1, oid(1), None, None), Ok(Loaded::Found(_))));
     lanes.stop();
 }
+
+/// With a rollback journal, a process that reads the file delays a commit, and nothing worse.
+#[test]
+fn a_commit_waits_for_other_processes() {
+    let (directory, db) = rollback();
+    let mut lanes = Lanes::start(db, &quiet()).unwrap();
+    let other = rusqlite::Connection::open(directory.path().join("neo.sqlite")).unwrap();
+    other.execute_batch("BEGIN; SELECT * FROM config").unwrap();
+    lanes.submit(1, Job::Write(vote(3, vec![store(1, "a")], None)));
+    lanes.submit(2, load(1));
+    // It can not be committed, whatever the time; reads go on until it has to be.
+    let mut before = BTreeSet::new();
+    while let Some((id, _)) = lanes.wait(Duration::from_millis(100)) {
+        before.insert(id);
+    }
+    assert!(!before.contains(&1), "committed in spite of a reader");
+    other.execute_batch("COMMIT").unwrap();
+    while before.len() < 2 {
+        before.insert(lanes.wait(TIMEOUT).expect("a result").0);
+    }
+}

@@ -429,3 +429,30 @@ fn int(id: u64) -> i64 {
     debug_assert!(id <= i64::MAX as u64, "{id:#x} does not fit");
     id as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Job, Write, execute};
+
+    /// A full disk is told as such, to an operator who has to make room.
+    #[test]
+    fn no_space_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("db").to_str().unwrap().into();
+        let options = Options { database, cluster: "c".into(), ..Options::default() };
+        let mut db = Sqlite::open(&options).unwrap();
+        connection::pragma(db.connection(), "max_page_count", "1").unwrap();
+        db.begin(CommitLevel::Durable).unwrap();
+        let content = Content::Value(Value {
+            compression: 0,
+            checksum: [1; 20],
+            data: vec![0; 100_000].into(),
+        });
+        let objects = vec![ObjectRecord { oid: 1.into(), data_tid: None, content }];
+        let error = execute(&mut db, Job::Write(Write::Spill { partitions: 1, objects }));
+        let error = error.expect_err("there is no room");
+        assert!(matches!(error, Error::Full(_)), "{error:?}");
+        assert!(error.to_string().starts_with("no space left for the database"), "{error}");
+    }
+}
