@@ -116,7 +116,7 @@ pub struct Operation {
     /// Reads of objects between lock and unlock.
     delayed_loads: BTreeMap<Oid, Vec<DelayedRead>>,
     /// Reads up to a tid that is between lock and unlock.
-    delayed_reads: Vec<DelayedRead>,
+    delayed_reads: Vec<(Tid, DelayedRead)>,
     delayed_count: usize,
     late_votes: BTreeMap<Ttid, VoteRequest>,
     checks: Vec<StoreCheck>,
@@ -200,10 +200,10 @@ impl Operation {
         Ok(())
     }
 
-    /// Lets a read wait for the unlock of any transaction.
-    pub(crate) fn delay_read(&mut self, read: DelayedRead) -> Result<(), Fault> {
+    /// Lets a read wait for the unlock of all transactions up to this tid.
+    pub(crate) fn delay_read(&mut self, max_tid: Tid, read: DelayedRead) -> Result<(), Fault> {
         self.count_delayed()?;
-        self.delayed_reads.push(read);
+        self.delayed_reads.push((max_tid, read));
         Ok(())
     }
 
@@ -228,7 +228,13 @@ impl Operation {
                 reads.extend(self.delayed_loads.remove(oid).unwrap_or_default());
             }
         }
-        reads.append(&mut self.delayed_reads);
+        for (max_tid, read) in std::mem::take(&mut self.delayed_reads) {
+            if self.transactions.is_locked_tid(max_tid) {
+                self.delayed_reads.push((max_tid, read));
+            } else {
+                reads.push(read);
+            }
+        }
         self.delayed_count -= reads.len();
         for DelayedRead { conn, id, packet } in reads {
             if !io.is_open(conn) {
@@ -238,7 +244,7 @@ impl Operation {
                 Packet::AskFetchTransactions { .. } | Packet::AskCheckTIDRange { .. } => {
                     storage::serve(self, shared, io, conn, id, packet)
                 }
-                packet => client::read_packet(self, shared, io, conn, id, packet),
+                packet => client::read_again(self, shared, io, conn, id, packet),
             };
             if let Err(fault) = handled {
                 refuse(io, conn, id, &fault);

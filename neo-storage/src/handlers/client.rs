@@ -338,9 +338,26 @@ fn ask_object(
     Ok(())
 }
 
-/// Reads, also those that were delayed: only the arguments matter, they were adapted to the client
-/// before.
-pub(crate) fn read_packet(
+/// A read that was delayed: its arguments were adapted to the client before.
+pub(crate) fn read_again(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+    id: MsgId,
+    packet: Packet,
+) -> Handled {
+    match packet {
+        // It waited for what was committed when it was asked. It must not wait again: under load,
+        // there is always something that is being committed.
+        Packet::AskTIDs { first, last, partition } => {
+            ask_tids(operation, shared, io, (conn, id), (first, last), partition)
+        }
+        packet => read_packet(operation, shared, io, conn, id, packet),
+    }
+}
+
+fn read_packet(
     operation: &mut Operation,
     shared: &mut Shared,
     io: &mut Io<'_, Storage>,
@@ -349,7 +366,6 @@ pub(crate) fn read_packet(
     packet: Packet,
 ) -> Handled {
     let partitions = shared.table.partitions();
-    let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
     match packet {
         Packet::AskObject { oid, at, before } => {
             ask_object(operation, shared, io, (conn, id), oid, at, before)?;
@@ -357,6 +373,10 @@ pub(crate) fn read_packet(
         Packet::AskTransactionInformation { tid } => {
             let partition = tid.partition(partitions);
             check_readable(operation, partition)?;
+            if operation.transactions.is_locked_tid(tid) {
+                let packet = Packet::AskTransactionInformation { tid };
+                return operation.delay_read(tid, DelayedRead { conn, id, packet });
+            }
             let job = Read::Transaction { partition, tid };
             submit(io, job, (conn, id), ReadKind::Transaction { tid });
         }
@@ -368,27 +388,24 @@ pub(crate) fn read_packet(
                 let packet = Packet::AskObjectHistory { oid, first, last };
                 return operation.delay_load(oid, DelayedRead { conn, id, packet });
             }
+            let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
             let job = Read::History { partition, oid, offset: first, length };
             submit(io, job, (conn, id), ReadKind::History { oid, max_tid });
         }
         Packet::AskTIDs { first, last, partition } => {
-            let length = length(first, last)?;
-            let wanted = match partition {
-                INVALID_PARTITION => shared.readable(),
-                partition => {
-                    check_readable(operation, partition)?;
-                    vec![partition]
-                }
-            };
-            let what = ReadKind::Tids { partitions: wanted.clone(), max_tid };
-            let job = Read::Tids { partitions: wanted, offset: first, length };
-            submit(io, job, (conn, id), what);
+            // Upstream does not wait. But a client that was told that its transaction is finished
+            // expects to find it.
+            if let Some(max_tid) = operation.transactions.max_locked_tid() {
+                let packet = Packet::AskTIDs { first, last, partition };
+                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
+            }
+            ask_tids(operation, shared, io, (conn, id), (first, last), partition)?;
         }
         Packet::AskTIDsFrom { min_tid, max_tid, length, partition } => {
             check_readable(operation, partition)?;
             if operation.transactions.is_locked_tid(max_tid) {
                 let packet = Packet::AskTIDsFrom { min_tid, max_tid, length, partition };
-                return operation.delay_read(DelayedRead { conn, id, packet });
+                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::TidsFrom { partition, min_tid, max_tid, length };
@@ -398,7 +415,7 @@ pub(crate) fn read_packet(
             check_readable(operation, partition)?;
             if operation.transactions.is_locked_tid(tid) {
                 let packet = Packet::AskOIDsFrom { partition, length, min_oid, tid };
-                return operation.delay_read(DelayedRead { conn, id, packet });
+                return operation.delay_read(tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::OidsFrom { partition, partitions, min_oid, tid, length };
@@ -416,6 +433,28 @@ pub(crate) fn read_packet(
         }
         packet => return base_packet(io, conn, id, &packet),
     }
+    Ok(())
+}
+
+fn ask_tids(
+    operation: &Operation,
+    shared: &Shared,
+    io: &mut Io<'_, Storage>,
+    (conn, id): (ConnId, MsgId),
+    (first, last): (u64, u64),
+    partition: Partition,
+) -> Handled {
+    let length = length(first, last)?;
+    let partitions = match partition {
+        INVALID_PARTITION => shared.readable(),
+        partition => {
+            check_readable(operation, partition)?;
+            vec![partition]
+        }
+    };
+    let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
+    let what = ReadKind::Tids { partitions: partitions.clone(), max_tid };
+    submit(io, Read::Tids { partitions, offset: first, length }, (conn, id), what);
     Ok(())
 }
 

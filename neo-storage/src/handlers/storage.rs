@@ -259,7 +259,7 @@ pub(crate) fn serve(
                     known,
                     ask_pack_info,
                 };
-                return operation.delay_read(DelayedRead { conn, id, packet });
+                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(FETCH_COUNT_MAX);
             let pack_id = operation.pack.completed(partition).filter(|_| ask_pack_info);
@@ -285,7 +285,7 @@ pub(crate) fn serve(
             check_checkable(shared, io, conn, partition)?;
             if operation.transactions.is_locked_tid(max_tid) {
                 let packet = Packet::AskCheckTIDRange { partition, length, min_tid, max_tid };
-                return operation.delay_read(DelayedRead { conn, id, packet });
+                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(CHECK_COUNT);
             let job = Read::CheckTidRange { partition, min_tid, max_tid, length };

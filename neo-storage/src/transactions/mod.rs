@@ -373,6 +373,10 @@ impl Transactions {
     pub fn is_locked_tid(&self, max_tid: Tid) -> bool {
         self.transactions.values().any(|txn| txn.state.tid().is_some_and(|tid| tid <= max_tid))
     }
+    /// Greatest tid of the transactions that are between lock and unlock.
+    pub fn max_locked_tid(&self) -> Option<Tid> {
+        self.transactions.values().filter_map(|txn| txn.state.tid()).max()
+    }
     /// Final tid of a transaction that is voted with its metadata: `Some(None)` if not locked.
     /// `None` if there is no such transaction.
     pub fn final_tid(&self, ttid: Ttid) -> Option<Option<Tid>> {

@@ -199,10 +199,19 @@ fn read_lock_vs_ask_tids_from() {
     let id = node.send(b, ask(10));
     let oids = Packet::AskOIDsFrom { partition: 0, length: 9, min_oid: oid(0), tid: tid(10) };
     let oids = node.send(b, oids);
+    let tids = node.send(b, Packet::AskTIDs { first: 0, last: 9, partition: 0 });
+    let info = node.send(b, Packet::AskTransactionInformation { tid: tid(10) });
     node.expect_nothing(b);
+    // What begins to be committed later is not waited for.
+    node.vote(a, 11, &[(2, 0, "b")]);
+    node.lock(11, 12);
     node.unlock(4);
     assert_eq!(node.answer(b, id), Packet::AnswerTIDsFrom { tids: vec![tid(10)] });
     assert_eq!(node.answer(b, oids), Packet::AnswerOIDsFrom { next_oid: None, oids: vec![oid(1)] });
+    assert_eq!(node.answer(b, tids), Packet::AnswerTIDs { tids: vec![tid(10)] });
+    let info = node.answer(b, info);
+    assert!(matches!(info, Packet::AnswerTransactionInformation { .. }), "{info:?}");
+    node.unlock(11);
 }
 
 /// The answers to a vote and to a lock leave after the commit that holds what they promise.
