@@ -143,7 +143,8 @@ pub enum Call {
         /// The transaction.
         ttid: Ttid,
     },
-    /// Vote. There must be no conflict left. Reply: [`Answer::Resolved`].
+    /// Vote, if all is stored. Reply: [`Answer::Resolved`]. Otherwise like [`Call::WaitStores`]: to be
+    /// called again, because a lock may be given back (to avoid a deadlock) until the vote begins.
     Vote {
         /// The transaction.
         ttid: Ttid,

@@ -2,7 +2,7 @@
 //! The blocking client with many threads, against a small cluster on loopback sockets.
 
 // Threads, clocks and mutexes of the tests.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 mod fake;
 

@@ -173,19 +173,20 @@ impl Transaction {
             return Ok(Vec::new());
         }
         self.expect(Stage::Open)?;
-        self.wait_stores()?;
-        let vote = Call::Vote {
-            ttid: self.ttid,
-            user: metadata.user.clone(),
-            description: metadata.description.clone(),
-            extension: metadata.extension.clone(),
-        };
-        match self.client.shared.call(vote)? {
-            Answer::Resolved(oids) => {
-                self.stage = Stage::Voted;
-                Ok(oids)
+        loop {
+            let vote = Call::Vote {
+                ttid: self.ttid,
+                user: metadata.user.clone(),
+                description: metadata.description.clone(),
+                extension: metadata.extension.clone(),
+            };
+            match self.client.shared.call(vote)? {
+                Answer::Resolved(oids) => {
+                    self.stage = Stage::Voted;
+                    return Ok(oids);
+                }
+                answer => self.settle(answer)?,
             }
-            other => Err(unexpected(&other)),
         }
     }
 
@@ -247,47 +248,31 @@ impl Transaction {
 
     /// Waits until all stores are answered and all conflicts resolved.
     pub(super) fn wait_stores(&mut self) -> Result<()> {
-        let answer = self.client.shared.call(Call::WaitStores { ttid: self.ttid })?;
-        self.settle_until_done(answer, true)
-    }
-
-    fn settle(&mut self, answer: Answer) -> Result<()> {
-        self.settle_until_done(answer, false)
-    }
-
-    /// Resolves the conflicts of an answer, and those that come out of it. With `wait`, until no
-    /// store is pending.
-    fn settle_until_done(&mut self, mut answer: Answer, wait: bool) -> Result<()> {
         loop {
-            let conflicts = match answer {
+            match self.client.shared.call(Call::WaitStores { ttid: self.ttid })? {
                 Answer::Done => return Ok(()),
+                answer => self.settle(answer)?,
+            }
+        }
+    }
+
+    /// Resolves the conflicts of an answer, and those that come out of storing again.
+    fn settle(&mut self, answer: Answer) -> Result<()> {
+        let mut answers = vec![answer];
+        while let Some(answer) = answers.pop() {
+            let conflicts = match answer {
+                Answer::Done => continue,
                 Answer::Conflicts(conflicts) => conflicts,
                 other => return Err(unexpected(&other)),
             };
-            let mut next = Answer::Done;
-            let mut more = std::collections::VecDeque::from(conflicts);
-            while let Some(conflict) = more.pop_front() {
+            for conflict in conflicts {
                 let (oid, committed) = (conflict.oid, conflict.committed);
                 let data = self.resolver.resolve(conflict)?;
                 log::info!("conflict on {oid}@{committed} resolved");
-                next = self.send_store(oid, committed, Some(data), None, Some(committed))?;
-                if let Answer::Conflicts(conflicts) = next {
-                    more.extend(conflicts);
-                    next = Answer::Done;
-                }
+                answers.push(self.send_store(oid, committed, Some(data), None, Some(committed))?);
             }
-            if !wait {
-                return self.settle_last(next);
-            }
-            answer = self.client.shared.call(Call::WaitStores { ttid: self.ttid })?;
         }
-    }
-
-    fn settle_last(&self, answer: Answer) -> Result<()> {
-        match answer {
-            Answer::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        Ok(())
     }
 }
 

@@ -380,8 +380,9 @@ impl ClientCore {
         extension: Bytes,
     ) {
         let Some(transaction) = self.storing(io, call, ttid) else { return };
+        // A lock may have been given back since the application saw that all was stored.
         if transaction.pending != 0 || transaction.unwritten().is_some() {
-            io.reply(call, Err(Error::Transaction("stores are not answered yet")));
+            self.wait(io, call, ttid, Want::Answers);
             return;
         }
         transaction.stage = Stage::Voting;

@@ -2,7 +2,7 @@
 //! A master and a storage in threads of the test, on loopback sockets: enough of a cluster to try
 //! the threads and sockets of a client. One partition, everything in memory.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, dead_code)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Read, Write};
