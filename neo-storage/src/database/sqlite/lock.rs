@@ -5,13 +5,25 @@
 //! the process, however it ends, and it does not prevent others from reading the file.
 //! Upstream: storage/database/manager.py, `lockFile`.
 
+// It waits, before there is anything else to do.
+#![allow(clippy::disallowed_methods)]
+
 use std::fs::Metadata;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::thread;
+use std::time::Duration;
 
 use crate::database::Error;
+
+/// A process that starts another one shares its sockets with it for an instant, so that the name of
+/// a lock that was just released may still be in use.
+const ATTEMPTS: u32 = 20;
+
+/// See [`ATTEMPTS`].
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Held as long as the database is open.
 #[derive(Debug)]
@@ -33,11 +45,17 @@ impl FileLock {
         let failure = |cause: io::Error| Error::Backend("lock".into(), Box::new(cause));
         let name = format!("neostorage:{}:{}", metadata.dev(), metadata.ino());
         let address = SocketAddr::from_abstract_name(name).map_err(failure)?;
-        match UnixListener::bind_addr(&address) {
-            Ok(socket) => Ok(Self { _socket: socket }),
-            Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => Err(Error::Locked),
-            Err(cause) => Err(failure(cause)),
+        for attempt in 1.. {
+            match UnixListener::bind_addr(&address) {
+                Ok(socket) => return Ok(Self { _socket: socket }),
+                Err(cause) if cause.kind() != io::ErrorKind::AddrInUse => {
+                    return Err(failure(cause));
+                }
+                Err(_) if attempt == ATTEMPTS => break,
+                Err(_) => thread::sleep(RETRY_DELAY),
+            }
         }
+        Err(Error::Locked)
     }
 }
 
