@@ -6,7 +6,7 @@
 //! [`crate::operation`]. Everything that touches the disk is a [`Job`], whose result comes back with
 //! an [`After`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
@@ -23,6 +23,7 @@ use crate::handlers::identification::{Identification, IdentificationHandler};
 use crate::handlers::{client, initialization, master, storage};
 use crate::operation::{self, Operation, OperationAfter};
 use crate::phase::{self, Phase, Start, Transition};
+use crate::transactions::Transactions;
 
 /// What a storage must be told to exist.
 #[derive(Clone, Debug)]
@@ -175,6 +176,8 @@ pub struct Shared {
     attempt: u32,
     /// Nothing is read from clients and storages.
     pub(crate) is_congested: bool,
+    /// Clients that import transactions, and up to which tid these are marked as packed.
+    pub(crate) packed_until: BTreeMap<NodeId, Tid>,
 }
 
 impl Shared {
@@ -268,6 +271,7 @@ impl Storage {
             epoch: 0,
             attempt: 0,
             is_congested: false,
+            packed_until: BTreeMap::new(),
         };
         Ok(Self { phase: Phase::Bootstrap, shared })
     }
@@ -287,6 +291,13 @@ impl Storage {
     /// Present in backup mode: what clients may see.
     pub fn backup_tid(&self) -> Option<Tid> {
         self.shared.backup_tid
+    }
+    /// Transactions under way and their locks, while clients are served.
+    pub fn transactions(&self) -> Option<&Transactions> {
+        match &self.phase {
+            Phase::Operation(operation) => Some(&operation.transactions),
+            _ => None,
+        }
     }
     /// State and shared state, while clients are served.
     pub(crate) fn operation(&mut self) -> Option<(&mut Operation, &mut Shared)> {

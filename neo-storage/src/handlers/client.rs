@@ -179,6 +179,7 @@ impl Handler<Storage> for ReadOnlyClientHandler {
 fn client_lost(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
     app.shared.nodes.unlink(conn);
     let Some(nid) = io.nid(conn) else { return };
+    app.shared.packed_until.remove(&nid);
     // Usually the master also tells that the client is gone. But they are distinct scenarios:
     // - The client may have lost this storage only and remain RUNNING: we may still be involved in
     //   the second phase, so only what is not voted is aborted. Since it does not take part in
@@ -259,7 +260,8 @@ fn write_packet(
                 ));
             }
             operation.transactions.register(client, ttid)?;
-            let packed = false;
+            let packed_until = shared.packed_until.get(&client);
+            let packed = packed_until.is_some_and(|tid| ttid.as_tid() <= *tid);
             let record = TransactionRecord { oids, user, description, extension, packed, ttid };
             let info = Some((record, pack.map(pack_order).transpose()?));
             operation.vote(shared, io, ttid, VoteRequest { conn, id, client, info })?;

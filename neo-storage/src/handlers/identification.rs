@@ -6,10 +6,11 @@
 //! with an id timestamp after the last notification waits for the next one. Requests also wait while
 //! the node is about to serve.
 
+use bytes::Bytes;
 use neo_common::engine::{Fault, Handled, Handler, Io, Lost};
 use neo_common::node::{Identity, Link};
-use neo_common::protocol::{MsgId, NodeType, Packet};
-use neo_common::types::{ConnId, NodeId};
+use neo_common::protocol::{Map, MsgId, NodeType, Packet, Value};
+use neo_common::types::{ConnId, NodeId, Tid};
 
 use super::client::{ClientHandler, ReadOnlyClientHandler};
 use super::refuse;
@@ -25,6 +26,7 @@ pub struct Identification {
     node_type: NodeType,
     nid: Option<NodeId>,
     id_timestamp: Option<f64>,
+    packed_until: Option<Tid>,
 }
 
 /// What becomes of a request.
@@ -49,7 +51,8 @@ impl Handler<Storage> for IdentificationHandler {
         id: MsgId,
         packet: Packet,
     ) -> Handled {
-        let Packet::RequestIdentification { node_type, nid, cluster, id_timestamp, .. } = packet
+        let Packet::RequestIdentification { node_type, nid, cluster, id_timestamp, extra, .. } =
+            packet
         else {
             return Err(Fault::Unexpected);
         };
@@ -60,7 +63,8 @@ impl Handler<Storage> for IdentificationHandler {
         if app.shared.identifications.iter().any(|other| other.conn == conn) {
             return Err(Fault::Unexpected);
         }
-        let request = Identification { conn, id, node_type, nid, id_timestamp };
+        let packed_until = packed_until(&extra)?;
+        let request = Identification { conn, id, node_type, nid, id_timestamp, packed_until };
         if let Outcome::Delayed = identify(app, io, request)? {
             log::debug!("identification delayed nid={nid:?}");
             app.shared.identifications.push(request);
@@ -100,7 +104,7 @@ fn identify(
     io: &mut Io<'_, Storage>,
     request: Identification,
 ) -> Result<Outcome, Fault> {
-    let Identification { conn, id, node_type, nid, id_timestamp } = request;
+    let Identification { conn, id, node_type, nid, id_timestamp, packed_until } = request;
     match &app.phase {
         Phase::Operation(_) => {}
         Phase::Starting(_) => return Ok(Outcome::Delayed),
@@ -157,11 +161,27 @@ fn identify(
     linked.map_err(|_| Fault::protocol("already connected"))?;
     io.set_nid(conn, Some(nid));
     io.set_handler(conn, handler);
+    if let Some(tid) = packed_until.filter(|_| node_type == NodeType::Client) {
+        shared.packed_until.insert(nid, tid);
+    }
     if shared.is_congested {
         io.pause(conn);
     }
     io.answer(conn, id, accept(Some(own), Some(nid)));
     Ok(Outcome::Accepted)
+}
+
+/// An addition of this project, for the import of a `Data.fs`: transactions of this client up to
+/// that tid are marked as packed. The protocol has no argument for it.
+fn packed_until(extra: &Map<Bytes, Value>) -> Result<Option<Tid>, Fault> {
+    let Some((_, value)) = extra.0.iter().find(|(key, _)| &**key == b"packed_until") else {
+        return Ok(None);
+    };
+    match value {
+        Value::Bin(tid) => (&**tid).try_into().ok().map(|tid| Some(Tid::from_bytes(tid))),
+        _ => None,
+    }
+    .ok_or_else(|| Fault::protocol("invalid packed_until"))
 }
 
 fn accept(my_nid: Option<NodeId>, your_nid: Option<NodeId>) -> Packet {
