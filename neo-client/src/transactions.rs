@@ -128,6 +128,8 @@ pub struct Transaction {
     pub pending: u32,
     /// Storages that take part; `true` once lost.
     nodes: BTreeMap<NodeId, bool>,
+    /// Position of each object in the order of the first stores.
+    order: BTreeMap<Oid, usize>,
     writing: BTreeMap<Oid, Writing>,
     written: BTreeMap<Oid, Value>,
     writing_bytes: usize,
@@ -154,6 +156,7 @@ impl Transaction {
             waiting: None,
             pending: 0,
             nodes: BTreeMap::new(),
+            order: BTreeMap::new(),
             writing: BTreeMap::new(),
             written: BTreeMap::new(),
             writing_bytes: 0,
@@ -238,6 +241,8 @@ impl Transaction {
         nodes: Vec<NodeId>,
     ) {
         self.forget(oid);
+        let next = self.order.len();
+        self.order.entry(oid).or_insert(next);
         self.writing_bytes += value.len();
         self.writing.insert(oid, Writing { value, serial, number, nodes });
     }
@@ -402,9 +407,13 @@ impl Transaction {
         self.lockless.iter().find(|(p, nids)| !protected(p, nids)).map(|(p, _)| *p)
     }
 
-    /// Objects that are changed, deleted ones included.
+    /// Objects that are changed, deleted ones included, in the order in which they were stored:
+    /// iteration gives them back like that, whatever the order of the answers.
     pub fn changed(&self) -> impl Iterator<Item = Oid> {
-        self.written.iter().filter(|(_, value)| **value != Value::Checked).map(|(oid, _)| *oid)
+        let changed = self.written.iter().filter(|(_, value)| **value != Value::Checked);
+        let mut oids: Vec<Oid> = changed.map(|(oid, _)| *oid).collect();
+        oids.sort_by_key(|oid| self.order.get(oid));
+        oids.into_iter()
     }
     /// Objects that are changed but not deleted.
     pub fn stored_oids(&self) -> impl Iterator<Item = Oid> {
