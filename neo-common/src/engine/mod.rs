@@ -493,6 +493,17 @@ impl<A: App> Engine<A> {
         self.state.exit.take().map(Output::Exit)
     }
 
+    /// Like [`Engine::poll_output`], without the bytes to send: those wait for more.
+    pub fn poll_urgent(&mut self) -> Option<Output<A>> {
+        self.state.outputs.pop_front()
+    }
+
+    /// Bytes that wait for [`Engine::poll_output`].
+    pub fn unsent_bytes(&self) -> usize {
+        let dirty = self.state.dirty.iter().filter_map(|conn| self.state.conns.get(conn));
+        dirty.filter(|c| c.connected).map(|c| c.out.len()).sum()
+    }
+
     /// When [`Input::Timeout`] is due, on the monotonic clock.
     pub fn deadline(&self) -> Option<Duration> {
         let wake = self.state.wakes.first().map(|(at, _)| *at);

@@ -192,36 +192,48 @@ impl<A: App, H: Host<A>> Driver<A, H> {
     /// Does what the engine says, until it has nothing more to say.
     pub fn flush(&mut self) {
         while let Some(output) = self.engine.poll_output() {
-            match output {
-                Output::Bytes(conn, chunks) => {
-                    if let Some(socket) = self.sockets.get_mut(&conn) {
-                        socket.queue(chunks);
-                        if socket.stage == Stage::Open {
-                            self.write(conn);
-                        }
-                    }
-                }
-                Output::Submit(id, job) => self.host.submit(id, job),
-                Output::Reply(id, reply) => self.host.reply(id, reply),
-                Output::Connect(conn, address) => {
-                    if let Err(error) = self.connect(conn, address) {
-                        log::debug!("can not connect to {address}: {error}");
-                        self.input(Input::Closed(conn));
-                    }
-                }
-                Output::Close(conn, flush) => self.close(conn, flush),
-                Output::Read(conn, resume) => {
-                    if let Some(socket) = self.sockets.get_mut(&conn) {
-                        socket.paused = !resume;
-                        if resume {
-                            self.ready.push(conn);
-                        }
-                    }
-                }
-                Output::Exit(status) => self.exit = Some(status),
-            }
+            self.output(output);
         }
         self.host.submitted();
+    }
+
+    /// Like [`Driver::flush`], but what is to be sent waits for more.
+    pub fn flush_urgent(&mut self) {
+        while let Some(output) = self.engine.poll_urgent() {
+            self.output(output);
+        }
+        self.host.submitted();
+    }
+
+    fn output(&mut self, output: Output<A>) {
+        match output {
+            Output::Bytes(conn, chunks) => {
+                if let Some(socket) = self.sockets.get_mut(&conn) {
+                    socket.queue(chunks);
+                    if socket.stage == Stage::Open {
+                        self.write(conn);
+                    }
+                }
+            }
+            Output::Submit(id, job) => self.host.submit(id, job),
+            Output::Reply(id, reply) => self.host.reply(id, reply),
+            Output::Connect(conn, address) => {
+                if let Err(error) = self.connect(conn, address) {
+                    log::debug!("can not connect to {address}: {error}");
+                    self.input(Input::Closed(conn));
+                }
+            }
+            Output::Close(conn, flush) => self.close(conn, flush),
+            Output::Read(conn, resume) => {
+                if let Some(socket) = self.sockets.get_mut(&conn) {
+                    socket.paused = !resume;
+                    if resume {
+                        self.ready.push(conn);
+                    }
+                }
+            }
+            Output::Exit(status) => self.exit = Some(status),
+        }
     }
 
     fn connect(&mut self, conn: ConnId, address: std::net::SocketAddr) -> io::Result<()> {
