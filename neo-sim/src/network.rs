@@ -2,8 +2,9 @@
 //! How bytes travel: TCP as an application sees it.
 //!
 //! In order, cut anywhere, delayed; a connection may stall, or be reset on both sides (each learns
-//! it in its own time, and what was on its way is lost). Hosts may be cut from each other: what is
-//! sent waits, as TCP retransmits, until they are joined again or the connection is reset.
+//! it in its own time, and what was on its way is lost). Hosts may be cut from each other, one way or
+//! both: what is sent waits, as TCP retransmits, until they are joined again or the connection is
+//! reset.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl Weather {
     }
 }
 
-/// Which hosts do not hear which others. One-way cuts are possible.
+/// Which hosts do not hear which others.
 #[derive(Clone, Default, Debug)]
 pub struct Cuts(BTreeSet<(HostId, HostId)>);
 
@@ -74,9 +75,13 @@ impl Cuts {
     pub fn cut(&mut self, from: HostId, to: HostId) {
         self.0.insert((from, to));
     }
+    /// `to` hears `from` again.
+    pub fn join(&mut self, from: HostId, to: HostId) {
+        self.0.remove(&(from, to));
+    }
     /// Cuts a host from all others, both ways.
-    pub fn isolate(&mut self, host: HostId, hosts: usize) {
-        for other in (0..hosts).map(HostId).filter(|other| *other != host) {
+    pub fn isolate(&mut self, host: HostId, hosts_len: usize) {
+        for other in (0..hosts_len).map(HostId).filter(|other| *other != host) {
             self.cut(host, other);
             self.cut(other, host);
         }

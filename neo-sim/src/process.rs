@@ -2,6 +2,7 @@
 //! One simulated process: an engine, and an executor in place of its threads.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,14 +44,21 @@ pub enum Effect {
     Exit(i32),
 }
 
+/// The executor cannot go on: the process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failed;
+
 /// What stands for the threads of a process: executes jobs and takes replies.
 pub trait Executor<A: App> {
     /// Takes a job.
-    fn submit(&mut self, id: JobId, job: A::Job);
-    /// Works; what is done, in order. `None`: an error after which the process ends.
-    fn work(&mut self) -> Option<Vec<(JobId, A::Done)>>;
-    /// Whether there is something to do.
-    fn has_work(&self) -> bool;
+    fn submit(&mut self, id: JobId, job: A::Job, now: Duration);
+    /// When it wants to work, if ever.
+    fn work_at(&self) -> Option<Duration>;
+    /// Works; what is done, in order.
+    ///
+    /// # Errors
+    /// After one, the process ends.
+    fn work(&mut self, now: Duration) -> Result<Vec<(JobId, A::Done)>, Failed>;
     /// Takes the reply to a call.
     fn reply(&mut self, id: CallId, reply: A::Reply);
 }
@@ -61,14 +69,17 @@ pub trait Process: Any {
     fn start(&mut self, now: Now);
     /// An id for a connection that it accepts.
     fn new_conn(&mut self) -> ConnId;
-    /// Tells what happened. `false`: it died.
-    fn happen(&mut self, happening: Happening, now: Now) -> bool;
+    /// Tells what happened.
+    ///
+    /// # Errors
+    /// If it died of it.
+    fn happen(&mut self, happening: Happening, now: Now) -> Result<(), Failed>;
     /// What it does, in order, until `None`.
-    fn effect(&mut self) -> Option<Effect>;
+    fn effect(&mut self, now: Duration) -> Option<Effect>;
     /// When it wants [`Happening::Timeout`].
     fn deadline(&self) -> Option<Duration>;
-    /// Whether it wants [`Happening::Work`].
-    fn has_work(&self) -> bool;
+    /// When it wants [`Happening::Work`].
+    fn work_at(&self) -> Option<Duration>;
     /// Short name, for stories.
     fn label(&self) -> String;
     /// For who knows its type.
@@ -90,7 +101,7 @@ impl<A: App, E: Executor<A> + 'static> Process for CoreProcess<A, E> {
     fn new_conn(&mut self) -> ConnId {
         self.engine.new_conn()
     }
-    fn happen(&mut self, happening: Happening, now: Now) -> bool {
+    fn happen(&mut self, happening: Happening, now: Now) -> Result<(), Failed> {
         let input = match &happening {
             Happening::Accepted(conn, address) => Input::Accepted(*conn, *address),
             Happening::Connected(conn) => Input::Connected(*conn),
@@ -99,17 +110,16 @@ impl<A: App, E: Executor<A> + 'static> Process for CoreProcess<A, E> {
             Happening::Timeout => Input::Timeout,
             Happening::Signal(signal) => Input::Signal(*signal),
             Happening::Work => {
-                let Some(done) = self.executor.work() else { return false };
-                for (id, done) in done {
+                for (id, done) in self.executor.work(now.monotonic)? {
                     self.engine.handle(Input::JobDone(id, done), now);
                 }
-                return true;
+                return Ok(());
             }
         };
         self.engine.handle(input, now);
-        true
+        Ok(())
     }
-    fn effect(&mut self) -> Option<Effect> {
+    fn effect(&mut self, now: Duration) -> Option<Effect> {
         loop {
             return Some(match self.engine.poll_output()? {
                 Output::Connect(conn, address) => Effect::Connect(conn, address),
@@ -118,7 +128,7 @@ impl<A: App, E: Executor<A> + 'static> Process for CoreProcess<A, E> {
                 Output::Read(conn, resume) => Effect::Read(conn, resume),
                 Output::Exit(status) => Effect::Exit(status),
                 Output::Submit(id, job) => {
-                    self.executor.submit(id, job);
+                    self.executor.submit(id, job, now);
                     continue;
                 }
                 Output::Reply(id, reply) => {
@@ -131,13 +141,64 @@ impl<A: App, E: Executor<A> + 'static> Process for CoreProcess<A, E> {
     fn deadline(&self) -> Option<Duration> {
         self.engine.deadline()
     }
-    fn has_work(&self) -> bool {
-        self.executor.has_work()
+    fn work_at(&self) -> Option<Duration> {
+        self.executor.work_at()
     }
     fn label(&self) -> String {
         self.engine.app.label()
     }
     fn as_any(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+/// The executor of a process without threads worth the name: its jobs are done at once, what they
+/// are and the replies are kept for who wants to look.
+pub struct Simple<A: App> {
+    done: fn(&A::Job) -> Option<A::Done>,
+    results: Vec<(JobId, A::Done)>,
+    /// Jobs that were submitted, oldest first.
+    pub jobs: VecDeque<A::Job>,
+    /// Replies, oldest first.
+    pub replies: VecDeque<(CallId, A::Reply)>,
+    work_at: Option<Duration>,
+}
+
+impl<A: App> Simple<A> {
+    /// Jobs that it keeps.
+    const JOBS_LEN_MAX: usize = 100;
+
+    /// `done`: the result of each job; `None` if there is never one.
+    pub fn new(done: fn(&A::Job) -> Option<A::Done>) -> Self {
+        Self {
+            done,
+            results: Vec::new(),
+            jobs: VecDeque::new(),
+            replies: VecDeque::new(),
+            work_at: None,
+        }
+    }
+}
+
+impl<A: App> Executor<A> for Simple<A> {
+    fn submit(&mut self, id: JobId, job: A::Job, now: Duration) {
+        if let Some(done) = (self.done)(&job) {
+            self.results.push((id, done));
+            self.work_at.get_or_insert(now);
+        }
+        if self.jobs.len() == Self::JOBS_LEN_MAX {
+            self.jobs.pop_front();
+        }
+        self.jobs.push_back(job);
+    }
+    fn work_at(&self) -> Option<Duration> {
+        self.work_at
+    }
+    fn work(&mut self, _: Duration) -> Result<Vec<(JobId, A::Done)>, Failed> {
+        self.work_at = None;
+        Ok(std::mem::take(&mut self.results))
+    }
+    fn reply(&mut self, id: CallId, reply: A::Reply) {
+        self.replies.push_back((id, reply));
     }
 }

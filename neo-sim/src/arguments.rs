@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The command line.
+
+use std::time::Duration;
+
+use neo_sim::faults::Level;
+use neo_sim::run::Settings;
+
+/// What `--help` prints.
+pub const USAGE: &str = "\
+Usage: neo-sim [OPTIONS]
+
+Runs simulated clusters, whose faults are drawn from a seed, and checks what they do.
+
+  --seed N            run one seed
+  --trace             with --seed: print the story (packets, faults, states)
+  --log LEVEL         with --seed: print what the nodes log (error, warn, info, debug, trace)
+  --seeds N           run that many seeds (default: 100)
+  --first N           first of them (default: 0)
+  --faults LEVEL      off, lite, swarm; default: depends on the seed, mostly swarm
+  --duration SECONDS  how long there are faults, in simulated time (default: 40)
+  --jobs N            how many run at once (default: number of cores)
+
+The exit status is 0 if all is right, 1 if some seed fails, 2 if the command line is wrong.
+";
+
+/// Default of `--duration`.
+const DURATION: Duration = Duration::from_secs(40);
+
+/// What to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Run one seed.
+    One(u64),
+    /// Run many.
+    Many {
+        /// First seed.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Run the seeds that are read from standard input.
+    Worker,
+}
+
+/// The command line, parsed.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    /// What to do.
+    pub mode: Mode,
+    /// Prints the story.
+    pub trace: bool,
+    /// Prints what nodes log.
+    pub log: Option<log::LevelFilter>,
+    /// `None`: depends on the seed.
+    pub level: Option<Level>,
+    /// How long there are faults.
+    pub duration: Duration,
+    /// How many run at once.
+    pub jobs: usize,
+}
+
+impl Arguments {
+    /// Parses. `None`: help is wanted.
+    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let mut result = Self {
+            mode: Mode::Many { first: 0, count: 100 },
+            trace: false,
+            log: None,
+            level: None,
+            duration: DURATION,
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let (mut seed, mut first, mut count, mut is_worker) = (None, 0, 100, false);
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let (name, mut inline) = match argument.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (argument, None),
+            };
+            let mut value = || {
+                let value = inline.take().or_else(|| arguments.next());
+                value.ok_or_else(|| format!("{name} needs a value"))
+            };
+            match name.as_str() {
+                "-h" | "--help" => return Ok(None),
+                "--seed" => seed = Some(number(&value()?)?),
+                "--seeds" => count = number(&value()?)?,
+                "--first" => first = number(&value()?)?,
+                "--jobs" => result.jobs = number(&value()?)?.max(1) as usize,
+                "--duration" => result.duration = Duration::from_secs(number(&value()?)?),
+                "--faults" => result.level = Some(level(&value()?)?),
+                "--log" => {
+                    let text = value()?;
+                    let level = text.parse().map_err(|_| format!("no such level: {text}"))?;
+                    result.log = Some(level);
+                }
+                "--trace" => result.trace = true,
+                "--worker" => is_worker = true,
+                _ => return Err(format!("no such option: {name}")),
+            }
+            if inline.is_some() {
+                return Err(format!("{name} takes no value"));
+            }
+        }
+        result.mode = match seed {
+            _ if is_worker => Mode::Worker,
+            Some(seed) => Mode::One(seed),
+            None => Mode::Many { first, count },
+        };
+        if (result.trace || result.log.is_some()) && !matches!(result.mode, Mode::One(_)) {
+            return Err("--trace and --log go with --seed".into());
+        }
+        Ok(Some(result))
+    }
+
+    /// Settings of a seed.
+    pub fn settings(&self, seed: u64) -> Settings {
+        let level = self.level.unwrap_or(match seed % 10 {
+            0 => Level::Off,
+            1 | 2 => Level::Lite,
+            _ => Level::Swarm,
+        });
+        Settings { seed, level, duration: self.duration, trace: self.trace }
+    }
+
+    /// The options that change what a seed does, as they are written.
+    pub fn repeated(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if let Some(level) = self.level {
+            options.push(format!("--faults={}", format!("{level:?}").to_lowercase()));
+        }
+        if self.duration != DURATION {
+            options.push(format!("--duration={}", self.duration.as_secs()));
+        }
+        options
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("not a number: {text}"))
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    match text {
+        "off" => Ok(Level::Off),
+        "lite" => Ok(Level::Lite),
+        "swarm" => Ok(Level::Swarm),
+        _ => Err(format!("no such level of faults: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Option<Arguments>, String> {
+        Arguments::parse(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn modes_and_values_are_parsed_and_mistakes_refused() {
+        let arguments = parse("--seeds 7 --first=3 --faults lite").unwrap().unwrap();
+        assert_eq!(arguments.mode, Mode::Many { first: 3, count: 7 });
+        assert_eq!(arguments.repeated(), ["--faults=lite"]);
+        let arguments = parse("--seed 5 --trace").unwrap().unwrap();
+        assert_eq!(arguments.mode, Mode::One(5));
+        assert!(arguments.trace && arguments.repeated().is_empty());
+        assert!(parse("--help").unwrap().is_none());
+        for wrong in ["--seed", "--seed x", "--trace", "--trace=1 --seed 1", "--what", "--faults no"]
+        {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! One seed, from start to verdict.
+//!
+//! ```text
+//!   start, populate | work, with faults | no more faults: serve again   | end of work | rest
+//!                                       | within a bound, all calls are |  checks of databases
+//!                                       | answered                      |  and of all that was seen
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use neo_common::prng::Prng;
+use neo_common::protocol::ClusterState;
+use neo_ctl::Command;
+use neo_storage::database::memory;
+
+use crate::cluster::{Cluster, End, Insist, Options, Role};
+use crate::faults::{Faults, Level, Plan};
+use crate::model::Violation;
+use crate::workload;
+use crate::workload::scene::Counts;
+use crate::world::START;
+
+/// How long a cluster may take to serve again once nothing goes wrong any more. Longer than a
+/// connection attempt that hangs, twice, and than the silence of a host without power.
+const RECOVERY_MAX: Duration = Duration::from_secs(90);
+
+/// How long applications may take to end what they are doing.
+const END_MAX: Duration = Duration::from_secs(60);
+
+/// How long background tasks may take.
+const REST_MAX: Duration = Duration::from_secs(30);
+
+/// What a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// What all is drawn from.
+    pub seed: u64,
+    /// How many faults.
+    pub level: Level,
+    /// How long faults last.
+    pub duration: Duration,
+    /// Prints the story.
+    pub trace: bool,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What is wrong; empty if all is right.
+    pub violations: Vec<Violation>,
+    /// Equal for two runs of the same seed.
+    pub fingerprint: u64,
+    /// Simulated time.
+    pub time: Duration,
+    /// Events of the world.
+    pub events: u64,
+    /// Packets that were sent.
+    pub packets: u64,
+    /// Transactions that were committed.
+    pub commits: u64,
+    /// What applications did and which errors they got.
+    pub counts: Counts,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+/// How the cluster of a seed is made, and what goes wrong in it.
+pub fn draw(settings: &Settings) -> (Options, Plan) {
+    let mut prng = Prng::new(settings.seed);
+    let plan = Plan::draw(&mut prng, settings.level);
+    let storages = 1 + prng.below(4);
+    let options = Options {
+        masters: match settings.level {
+            Level::Swarm => 1 + prng.below(6).saturating_sub(3),
+            Level::Off | Level::Lite => 1,
+        },
+        storages,
+        partitions: 1 + prng.below(12) as u32,
+        replicas: 0,
+        clients: 1 + prng.below(3),
+        autostart: prng.one_in(2).then_some(storages as u32),
+        pace: plan.pace,
+        database: memory::Options {
+            dedup: prng.one_in(2),
+            visible_delay: match prng.one_in(3) {
+                true => Duration::from_millis(prng.below(1000) as u64),
+                false => Duration::ZERO,
+            },
+        },
+        cache_bytes: [1000, 10_000, 1 << 20][prng.below(3)],
+        workload: match settings.level {
+            Level::Off => workload::Options::MIX,
+            Level::Lite | Level::Swarm => workload::Options::draw(&mut prng),
+        },
+    };
+    (options, plan)
+}
+
+/// Runs a seed.
+pub fn run(settings: &Settings) -> Report {
+    let (options, plan) = draw(settings);
+    let mut cluster = Cluster::new(settings.seed, options);
+    cluster.world.trace = settings.trace;
+    if settings.trace {
+        println!("{:#?}\n{plan:#?}", cluster.options);
+    }
+    cluster.scene.get().strict = settings.level == Level::Off;
+    let mut faults = Faults::new(settings.seed, plan, &mut cluster);
+    let mut prng = Prng::new(settings.seed ^ 0x0de7);
+    if let Err(violation) = phases(&mut cluster, &mut faults, &mut prng, settings) {
+        cluster.scene.get().violations.push(violation);
+    }
+    let mut report = Report {
+        fingerprint: cluster.world.fingerprint(),
+        time: cluster.world.now() - START,
+        events: cluster.world.events_count(),
+        packets: cluster.world.packets_count(),
+        commits: cluster.commits_count(),
+        faults: faults.counts.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+        ..Report::default()
+    };
+    let mut scene = cluster.scene.get();
+    report.violations = std::mem::take(&mut scene.violations);
+    report.counts = std::mem::take(&mut scene.counts);
+    report
+}
+
+fn phases(
+    cluster: &mut Cluster,
+    faults: &mut Faults,
+    prng: &mut Prng,
+    settings: &Settings,
+) -> Result<(), Violation> {
+    start(cluster, prng);
+    with_faults(cluster, faults, START + settings.duration);
+    faults.stop(cluster);
+    recover(cluster)?;
+    end_work(cluster)?;
+    rest(cluster)?;
+    // What is on disk is enough.
+    if prng.one_in(3) {
+        restart(cluster, prng)?;
+        recover(cluster)?;
+        rest(cluster)?;
+    }
+    cluster.check_history();
+    Ok(())
+}
+
+fn start(cluster: &mut Cluster, prng: &mut Prng) {
+    let mut hosts: Vec<_> = [Role::Master, Role::Storage, Role::Admin, Role::Client]
+        .into_iter()
+        .flat_map(|role| cluster.hosts(role))
+        .collect();
+    prng.shuffle(&mut hosts);
+    for host in hosts {
+        cluster.start(host);
+        let pause = Duration::from_micros(prng.below(100_000) as u64);
+        cluster.run_until(cluster.world.now() + pause);
+    }
+    if cluster.options.autostart.is_none() {
+        let command = Command::SetCluster(ClusterState::Verifying);
+        cluster.command(command, Insist::Yes);
+    }
+    cluster.start_workload();
+}
+
+fn with_faults(cluster: &mut Cluster, faults: &mut Faults, end: Duration) {
+    while cluster.world.now() < end && cluster.is_right() {
+        let next = faults.next_at().map_or(end, |at| at.min(end));
+        cluster.run_with(next, faults);
+        faults.due(cluster);
+    }
+}
+
+/// Waits until the cluster serves, with everybody.
+fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
+    let since = cluster.world.now();
+    let timed_out = cluster.run_while(since + RECOVERY_MAX, |cluster| !cluster.is_serving());
+    if timed_out {
+        return Err(Violation(format!(
+            "the cluster does not serve {RECOVERY_MAX:?} after the end of all faults: {}",
+            cluster.describe()
+        )));
+    }
+    // Those that lost patience for ever are not served.
+    let commits = cluster.commits_count();
+    cluster.run_until(cluster.world.now() + Duration::from_secs(2));
+    let until = cluster.world.now() + RECOVERY_MAX;
+    let timed_out =
+        cluster.run_while(until, |c| c.is_working() && c.writes() && c.commits_count() == commits);
+    if timed_out && cluster.is_working() && cluster.writes() {
+        return Err(Violation(format!(
+            "no transaction is committed {RECOVERY_MAX:?} after the cluster serves again: {}",
+            cluster.describe()
+        )));
+    }
+    Ok(())
+}
+
+/// Lets applications come to an end.
+fn end_work(cluster: &mut Cluster) -> Result<(), Violation> {
+    cluster.stop_workload();
+    let until = cluster.world.now() + END_MAX;
+    if cluster.run_while(until, |cluster| cluster.busy_threads() != 0) {
+        return Err(Violation(format!(
+            "{} threads of applications do not come to an end: {}",
+            cluster.busy_threads(),
+            cluster.describe()
+        )));
+    }
+    Ok(())
+}
+
+/// Lets background tasks come to an end, and looks at all databases.
+fn rest(cluster: &mut Cluster) -> Result<(), Violation> {
+    let since = cluster.world.now();
+    cluster.run_until(since + Duration::from_secs(3));
+    if cluster.run_while(since + REST_MAX, |cluster| !cluster.is_idle()) {
+        return Err(Violation(format!("storages are never idle: {}", cluster.describe())));
+    }
+    if !cluster.is_right() {
+        return Ok(());
+    }
+    cluster.check_rest()
+}
+
+/// Stops everything and starts it again, in one of several ways.
+fn restart(cluster: &mut Cluster, prng: &mut Prng) -> Result<(), Violation> {
+    let way = prng.below(3);
+    cluster.world.tell_story("everything is stopped and started again");
+    cluster.is_closing = true;
+    if way == 0 {
+        cluster.command(Command::SetCluster(ClusterState::Stopping), Insist::Yes);
+        let until = cluster.world.now() + END_MAX;
+        let nodes = [Role::Master, Role::Storage];
+        let nodes: Vec<_> = nodes.into_iter().flat_map(|role| cluster.hosts(role)).collect();
+        let primary = cluster.serving_master();
+        // Masters that are not primary go on.
+        let expected: Vec<_> = nodes
+            .into_iter()
+            .filter(|host| cluster.role(*host) == Role::Storage || Some(*host) == primary)
+            .collect();
+        let timed_out = cluster
+            .run_while(until, |c| expected.iter().any(|host| c.world.is_running(*host)));
+        if timed_out {
+            return Err(Violation(format!("the cluster does not stop: {}", cluster.describe())));
+        }
+        cluster.dismiss_operator();
+    }
+    for role in [Role::Master, Role::Storage, Role::Admin, Role::Client] {
+        for host in cluster.hosts(role) {
+            let end = if way == 1 { End::Kill } else { End::Power(Duration::from_secs(1)) };
+            cluster.end(host, end);
+        }
+    }
+    cluster.run_until(cluster.world.now() + Duration::from_secs(2));
+    cluster.is_closing = false;
+    cluster.start_all();
+    Ok(())
+}
