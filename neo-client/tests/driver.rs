@@ -385,6 +385,56 @@ fn nobody_there() {
     assert!(Client::open(Options::new("test", vec![])).is_err());
 }
 
+/// Threads that wait can be told to give up, whether they read for all or not; what they asked
+/// leaves nothing behind. A commit is not given up.
+#[test]
+fn interruption() {
+    let fake = Fake::start();
+    fake.fill(3, |_| b"x".to_vec());
+    fake.faults(|faults| {
+        faults.silent.extend([oid(1), oid(2)]);
+    });
+    within_deadline(move || {
+        let client = open(&fake);
+        client.connect().unwrap();
+        let interrupted = Arc::new(AtomicBool::new(false));
+        client.set_interrupt({
+            let interrupted = interrupted.clone();
+            Arc::new(move || match interrupted.load(Ordering::SeqCst) {
+                true => Err(Error::Invalid("interrupted")),
+                false => Ok(()),
+            })
+        });
+        let threads: Vec<_> = [1, 2, 1]
+            .map(|number| {
+                let client = client.clone();
+                thread::spawn(move || client.load(oid(number)))
+            })
+            .into();
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(client.load(oid(3)).unwrap().data, "x");
+        interrupted.store(true, Ordering::SeqCst);
+        for thread in threads {
+            assert!(matches!(thread.join().unwrap(), Err(Error::Invalid("interrupted"))));
+        }
+        fake.faults(|faults| faults.lose_finish = true);
+        let mut transaction = client.begin(None, Box::new(NoResolution)).unwrap();
+        transaction.vote(&Metadata::default()).unwrap();
+        // Reconnecting takes a second.
+        fake.faults(|faults| faults.not_ready = true);
+        let fake = Arc::new(fake);
+        let later = thread::spawn({
+            let fake = fake.clone();
+            move || {
+                thread::sleep(Duration::from_millis(600));
+                fake.faults(|faults| faults.not_ready = false);
+            }
+        });
+        transaction.finish(|_| {}).unwrap();
+        later.join().unwrap();
+    });
+}
+
 /// The listener itself may close the client.
 #[test]
 fn closed_by_the_listener() {

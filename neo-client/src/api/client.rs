@@ -95,6 +95,14 @@ impl Client {
         self.shared.set_listener(listener);
     }
 
+    /// Lets a function decide whether threads that wait go on: it is called by each thread that has
+    /// waited for a while, several times per second, and when a signal interrupts it. If it fails,
+    /// the call fails with its error. (So that Python can be interrupted.) A commit is waited for
+    /// whatever it says.
+    pub fn set_interrupt(&self, interrupt: Arc<dyn Fn() -> Result<()> + Send + Sync>) {
+        self.shared.set_interrupt(interrupt);
+    }
+
     // Reading.
 
     /// Loads the current revision, as of the last tid.

@@ -6,7 +6,7 @@
 //!                       \------ any failure ------> abort (or drop)
 //! ```
 //!
-//! Stores are sent at once to all cells, and answered while the application goes on. A storage
+//! Stores are sent to all cells without waiting, and answered while the application goes on. A storage
 //! answers a store of an object that was changed meanwhile with the current serial: a *conflict*.
 //! Conflicts are resolved by the [`Resolver`] given to [`crate::Client::begin`], in the thread that
 //! calls a method of the transaction, with no lock held: it may load from the same client.

@@ -15,10 +15,11 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Guard, Leader, Shared};
+use super::{Background, Guard, Leader, Shared, unlock};
 use crate::call::{Call, Event};
 use crate::error::{Error, Result};
 
@@ -42,7 +43,8 @@ fn run(shared: &Shared) -> Result<()> {
     let mut state = shared.lock()?;
     let mut seen = state.turns;
     loop {
-        if shared.closed.load(std::sync::atomic::Ordering::SeqCst) {
+        if shared.closed.load(Ordering::SeqCst) {
+            unlock(state);
             return Ok(());
         }
         if let Some(event) = state.driver.host.events.pop_front() {
@@ -50,29 +52,43 @@ fn run(shared: &Shared) -> Result<()> {
             continue;
         }
         if state.leader != Leader::Nobody {
-            state.background_waits = true;
-            state = shared.background.wait(state).map_err(|_| Error::Closed)?;
-            state.background_waits = false;
+            state = sleep(shared, state, Background::Waiting)?;
         } else if state.turns != seen && state.driver.timeout() != Some(Duration::ZERO) {
             seen = state.turns;
-            let waited = shared.background.wait_timeout(state, GRACE);
-            state = waited.map_err(|_| Error::Closed)?.0;
+            // What callers left to be sent.
+            shared.flush(&mut state);
+            state = sleep(shared, state, Background::Napping)?;
         } else {
             seen = state.turns;
-            state = shared.lead(state, None, |state| {
+            state = shared.lead(state, None, |state, _| {
                 !state.followers.is_empty()
                     || !state.driver.host.events.is_empty()
                     || state.turns != seen
-                    || shared.closed.load(std::sync::atomic::Ordering::SeqCst)
+                    || shared.closed.load(Ordering::SeqCst)
             })?;
             shared.hand_over(&mut state);
         }
     }
 }
 
+fn sleep<'a>(shared: &'a Shared, mut state: Guard<'a>, how: Background) -> Result<Guard<'a>> {
+    state.background = how;
+    for condvar in state.wake.drain(..) {
+        condvar.notify_one();
+    }
+    let mut state = match how {
+        Background::Napping => {
+            shared.background.wait_timeout(state, GRACE).map_err(|_| Error::Closed)?.0
+        }
+        _ => shared.background.wait(state).map_err(|_| Error::Closed)?,
+    };
+    state.background = Background::Awake;
+    Ok(state)
+}
+
 /// Calls the listener, without the mutex.
 fn tell<'a>(shared: &'a Shared, state: Guard<'a>, event: &Event) -> Result<Guard<'a>> {
-    drop(state);
+    unlock(state);
     let listener = shared.listener.lock().map_or(None, |listener| listener.clone());
     if let Some(listener) = listener {
         match event {

@@ -10,7 +10,8 @@
 //!   a follower to lead;
 //! - otherwise it is a *follower*: it sleeps until it has a reply or is to lead.
 //!
-//! So a load that misses the cache is a write, a wait and a read, all in the calling thread.
+//! So a load that misses the cache is a write, a wait and a read, all in the calling thread. What a
+//! transaction stores is sent together, with the next call that waits or within a few milliseconds.
 //!
 //! The background thread (see [`background`]) leads when no caller does for a while, and calls the
 //! listener. It starts with the first call.
@@ -56,6 +57,15 @@ pub(crate) use session::Session;
 /// Events taken at once.
 const EVENTS_LEN: usize = 256;
 
+/// Bytes of stores that may wait for more.
+const UNSENT_BYTES_MAX: usize = 64 << 10;
+
+/// How often threads that wait ask whether to go on.
+const INTERRUPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Tells a thread that waits whether to go on.
+pub(crate) type Interrupt = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
 /// No last tid yet.
 const NO_TID: u64 = u64::MAX;
 
@@ -71,6 +81,9 @@ pub(crate) struct Shared {
     /// Where the background thread sleeps.
     background: Condvar,
     listener: Mutex<Option<Arc<dyn Listener>>>,
+    interrupt: Mutex<Option<Interrupt>>,
+    /// Whether there is one.
+    interruptible: AtomicBool,
     /// Copy of what the core says, to be read without the mutex.
     last_tid: AtomicU64,
     closed: AtomicBool,
@@ -89,6 +102,17 @@ enum Leader {
     },
 }
 
+/// What the background thread does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Background {
+    /// It leads, calls the listener, or did not start.
+    Awake,
+    /// It looks again soon.
+    Napping,
+    /// It wants to know when the leader leaves.
+    Waiting,
+}
+
 /// What the mutex protects.
 struct State {
     driver: Driver<ClientCore, Replies>,
@@ -97,12 +121,15 @@ struct State {
     followers: Vec<SlotId>,
     /// Number of times that callers led or followed, to see whether they still do.
     turns: u64,
-    /// The background thread wants to know when the leader leaves.
-    background_waits: bool,
+    /// What the background thread does.
+    background: Background,
+    /// Threads to be woken up once the mutex is free: they would only wait for it.
+    wake: Vec<Arc<Condvar>>,
     thread: Option<JoinHandle<()>>,
     started: bool,
 }
 
+/// After [`Shared::flush`], it is to be given to [`unlock`].
 type Guard<'a> = MutexGuard<'a, State>;
 
 impl Shared {
@@ -117,7 +144,8 @@ impl Shared {
             leader: Leader::Nobody,
             followers: Vec::new(),
             turns: 0,
-            background_waits: false,
+            background: Background::Awake,
+            wake: Vec::new(),
             thread: None,
             started: false,
         };
@@ -130,6 +158,8 @@ impl Shared {
             waker,
             background: Condvar::new(),
             listener: Mutex::new(None),
+            interrupt: Mutex::new(None),
+            interruptible: AtomicBool::new(false),
             last_tid: AtomicU64::new(NO_TID),
             closed: AtomicBool::new(false),
         }))
@@ -165,12 +195,24 @@ impl Shared {
     /// Makes a call and waits for its reply.
     pub fn call(self: &Arc<Self>, call: Call) -> Reply {
         let mut state = self.enter()?;
+        // What a transaction stores is sent together; someone must look soon if it is forgotten.
+        let may_wait = matches!(call, Call::Store { .. } | Call::CheckSerial { .. })
+            && state.leader == Leader::Nobody
+            && state.background == Background::Napping;
+        // The outcome of a commit must be known.
+        let patient = matches!(call, Call::Finish { .. });
         let slot = state.driver.host.open();
         self.submit(&mut state, slot, 0, call);
-        self.flush(&mut state);
-        let (mut state, reply) = self.wait(state, slot)?;
+        state.driver.flush_urgent();
+        if !(may_wait
+            && state.driver.host.has_reply(slot)
+            && state.driver.engine.unsent_bytes() < UNSENT_BYTES_MAX)
+        {
+            self.flush(&mut state);
+        }
+        let (mut state, reply) = self.wait(state, slot, patient)?;
         state.driver.host.close(slot);
-        drop(state);
+        unlock(state);
         reply.1
     }
 
@@ -187,6 +229,13 @@ impl Shared {
         let _ = self.call(Call::Listen);
     }
 
+    pub fn set_interrupt(&self, interrupt: Interrupt) {
+        if let Ok(mut current) = self.interrupt.lock() {
+            *current = Some(interrupt);
+            self.interruptible.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Fails all calls, and waits for the background thread.
     pub fn close(&self) {
         if !self.process.is_current() || self.closed.swap(true, Ordering::SeqCst) {
@@ -197,8 +246,8 @@ impl Shared {
         self.flush(&mut state);
         self.background.notify_all();
         let thread = state.thread.take();
-        drop(state);
-        // Failing to wake up a leader means that there is none.
+        unlock(state);
+        // An error could only be that the descriptor is closed, and it is not.
         let _ = self.waker.wake();
         if let Some(thread) = thread
             // The listener may close the client.
@@ -247,7 +296,8 @@ impl Shared {
         }
         while let Some(slot) = state.driver.host.awake.pop() {
             state.followers.retain(|follower| *follower != slot);
-            state.driver.host.slot(slot).condvar.notify_one();
+            let condvar = Arc::clone(&state.driver.host.slot(slot).condvar);
+            state.wake.push(condvar);
         }
         if !state.driver.host.events.is_empty() {
             self.background.notify_one();
@@ -280,44 +330,91 @@ impl Shared {
         }
     }
 
-    /// Waits for a reply, reading from sockets if nobody else does.
-    fn wait<'a>(&'a self, mut state: Guard<'a>, slot: SlotId) -> Result<(Guard<'a>, (u32, Reply))> {
+    /// Waits for a reply, reading from sockets if nobody else does. Unless it is `patient`, it can be
+    /// interrupted: then the slot is closed.
+    fn wait<'a>(
+        &'a self,
+        mut state: Guard<'a>,
+        slot: SlotId,
+        patient: bool,
+    ) -> Result<(Guard<'a>, (u32, Reply))> {
         loop {
             if let Some(reply) = state.driver.host.pop(slot) {
                 self.hand_over(&mut state);
                 return Ok((state, reply));
             }
             state.turns += 1;
+            let mut interrupted = Ok(());
             if state.leader == Leader::Nobody {
-                let done = |state: &mut State| state.driver.host.has_reply(slot);
+                let done = |state: &mut State, result: Result<()>| {
+                    interrupted = result;
+                    (interrupted.is_err() && !patient) || state.driver.host.has_reply(slot)
+                };
                 state = self.lead(state, Some(slot), done)?;
             } else {
-                let condvar = Arc::clone(&state.driver.host.slot(slot).condvar);
-                state.driver.host.slot(slot).sleeping = true;
-                state.followers.push(slot);
-                state = condvar.wait(state).map_err(|_| Error::Closed)?;
-                state.driver.host.slot(slot).sleeping = false;
-                state.followers.retain(|follower| *follower != slot);
+                (state, interrupted) = self.follow(state, slot)?;
+            }
+            if let (Err(error), false) = (interrupted, patient) {
+                state.driver.host.close(slot);
+                self.hand_over(&mut state);
+                unlock(state);
+                return Err(error);
             }
         }
     }
 
-    /// Waits on the sockets and handles what arrives, until `done`.
+    /// Sleeps until there is a reply, or nobody leads, or it is time to ask whether to go on.
+    fn follow<'a>(&'a self, mut state: Guard<'a>, slot: SlotId) -> Result<(Guard<'a>, Result<()>)> {
+        let condvar = Arc::clone(&state.driver.host.slot(slot).condvar);
+        state.driver.host.slot(slot).sleeping = true;
+        state.followers.push(slot);
+        for condvar in state.wake.drain(..) {
+            condvar.notify_one();
+        }
+        let mut interrupted = Ok(());
+        if self.interruptible.load(Ordering::Relaxed) {
+            let (guard, waited) =
+                condvar.wait_timeout(state, INTERRUPT_DELAY).map_err(|_| Error::Closed)?;
+            state = guard;
+            if waited.timed_out() {
+                drop(state);
+                interrupted = self.check_interrupt();
+                state = self.lock()?;
+            }
+        } else {
+            state = condvar.wait(state).map_err(|_| Error::Closed)?;
+        }
+        state.driver.host.slot(slot).sleeping = false;
+        state.followers.retain(|follower| *follower != slot);
+        Ok((state, interrupted))
+    }
+
+    /// Waits on the sockets and handles what arrives, until `done`, which is also told when it is
+    /// interrupted.
     fn lead<'a>(
         &'a self,
         mut state: Guard<'a>,
         slot: Option<SlotId>,
-        mut done: impl FnMut(&mut State) -> bool,
+        mut done: impl FnMut(&mut State, Result<()>) -> bool,
     ) -> Result<Guard<'a>> {
         let mut poll = self.poll.lock().map_err(|_| Error::Closed)?;
         let (poll, events) = &mut *poll;
-        while !done(&mut state) {
-            let timeout = state.driver.timeout();
+        let mut interrupted = Ok(());
+        // What other threads left to be sent.
+        self.flush(&mut state);
+        while !done(&mut state, interrupted) {
+            let mut timeout = state.driver.timeout();
             // Never ZERO: the clock has begun before.
             let until = timeout.map(|timeout| self.clock.now().monotonic + timeout);
+            let interruptible = slot.is_some() && self.interruptible.load(Ordering::Relaxed);
+            if interruptible {
+                timeout = Some(timeout.unwrap_or(INTERRUPT_DELAY).min(INTERRUPT_DELAY));
+            }
             state.leader = Leader::Somebody { until, slot };
-            drop(state);
+            unlock(state);
             let result = poll.poll(events, timeout);
+            let nothing = result.is_err() || events.is_empty();
+            interrupted = if interruptible && nothing { self.check_interrupt() } else { Ok(()) };
             state = self.lock()?;
             if let Err(error) = result
                 && error.kind() != std::io::ErrorKind::Interrupted
@@ -343,10 +440,30 @@ impl Shared {
             return;
         }
         if let Some(follower) = state.followers.first() {
-            state.driver.host.slot(*follower).condvar.notify_one();
-        } else if state.background_waits || state.driver.timeout() == Some(Duration::ZERO) {
-            state.background_waits = false;
+            let condvar = Arc::clone(&state.driver.host.slot(*follower).condvar);
+            state.wake.push(condvar);
+        } else if state.background == Background::Waiting
+            || state.driver.timeout() == Some(Duration::ZERO)
+        {
+            state.background = Background::Awake;
             self.background.notify_one();
         }
+    }
+}
+
+/// Frees the mutex, then wakes up who has to be.
+fn unlock(mut state: Guard<'_>) {
+    let wake = std::mem::take(&mut state.wake);
+    drop(state);
+    for condvar in wake {
+        condvar.notify_one();
+    }
+}
+
+impl Shared {
+    /// Asks whether to go on waiting. The mutex must be free.
+    fn check_interrupt(&self) -> Result<()> {
+        let interrupt = self.interrupt.lock().map_or(None, |interrupt| interrupt.clone());
+        interrupt.map_or(Ok(()), |interrupt| interrupt())
     }
 }

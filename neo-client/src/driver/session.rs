@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Shared;
 use super::slots::SlotId;
+use super::{Shared, unlock};
 use crate::call::{Call, Reply};
 use crate::error::{Error, Result};
 
@@ -36,6 +36,7 @@ impl Session {
         // Whatever is wrong is told to who waits.
         if let Ok(mut state) = self.shared.enter() {
             self.shared.flush(&mut state);
+            unlock(state);
         }
     }
 
@@ -45,10 +46,20 @@ impl Session {
         let slot = self.slot.ok_or(Error::Invalid("no call to wait for"))?;
         self.shared.flush(&mut state);
         if !state.driver.host.has_reply(slot) && !state.driver.host.is_pending(slot) {
+            unlock(state);
             return Err(Error::Invalid("no call to wait for"));
         }
-        let (_state, reply) = self.shared.wait(state, slot)?;
-        Ok(reply)
+        match self.shared.wait(state, slot, false) {
+            Ok((state, reply)) => {
+                unlock(state);
+                Ok(reply)
+            }
+            Err(error) => {
+                // The slot is closed.
+                self.slot = None;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -59,6 +70,7 @@ impl Drop for Session {
         {
             state.driver.host.close(slot);
             self.shared.flush(&mut state);
+            unlock(state);
         }
     }
 }
