@@ -180,13 +180,16 @@ fn set_node_state(
     } else {
         "state changed".to_owned()
     };
+    let mut removed = None;
     if key.node_type() == NodeType::Storage {
         if is_running && state == NodeState::Unknown {
             return Err(Fault::denied("a running node must be stopped before removal"));
         }
-        if set_storage_state(cluster, io, (key, nid), state)? {
+        let (node, has_discarded) = set_storage_state(cluster, io, (key, nid), state)?;
+        if has_discarded {
             "node permanently removed".clone_into(&mut message);
         }
+        removed = Some(node).filter(|_| state == NodeState::Unknown);
     } else {
         cluster.nm.set_state(key, state);
         if let Some(conn) = cluster.nm.get(key).and_then(Node::established) {
@@ -196,19 +199,21 @@ fn set_node_state(
     }
     io.answer(conn, id, Packet::ack(message));
     // After the change of the partition table.
-    if state != old && state != NodeState::Unknown {
-        cluster.broadcast_nodes(io, &[key]);
+    match removed {
+        Some(node) => cluster.broadcast_removed(io, &node),
+        None if state != old => cluster.broadcast_nodes(io, &[key]),
+        None => {}
     }
     Ok(())
 }
 
-/// Stops (DOWN) or forgets (UNKNOWN) a storage. Whether cells were discarded.
+/// Stops (DOWN) or forgets (UNKNOWN) a storage. Returns it, and whether cells were discarded.
 fn set_storage_state(
     cluster: &mut Cluster,
     io: &mut Io<'_, Master>,
     (key, nid): (NodeKey, NodeId),
     state: NodeState,
-) -> Result<bool, Fault> {
+) -> Result<(Node, bool), Fault> {
     let is_removed = state == NodeState::Unknown;
     let drop = if is_removed { Drop::Apply } else { Drop::Simulate };
     let mut changes = cluster
@@ -221,7 +226,7 @@ fn set_storage_state(
         cluster.nm.set_state(key, state);
         cluster.nm.get(key).cloned()
     };
-    let Some(node) = node else { return Ok(false) };
+    let node = node.ok_or_else(|| Fault::denied("unknown node"))?;
     if let Some(conn) = node.connection() {
         // It is told so that it exits, or erases its database. Its loss is no news then.
         let (node_type, address, nid, _, id_timestamp) = node.entry();
@@ -241,10 +246,7 @@ fn set_storage_state(
         };
     }
     cluster.broadcast_partition_changes(io, changes);
-    if is_removed {
-        cluster.broadcast_removed(io, &node);
-    }
-    Ok(has_discarded)
+    Ok((node, has_discarded))
 }
 
 fn add_pending_nodes(cluster: &mut Cluster, io: &mut Io<'_, Master>, nids: &[NodeId]) -> Packet {

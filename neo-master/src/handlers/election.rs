@@ -68,9 +68,8 @@ impl Handler<Master> for SecondaryHandler {
         _: Vec<Ticket>,
     ) {
         let Some(key) = app.cluster.nm.unlink(conn) else { return };
-        if app.cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down) {
-            app.cluster.broadcast_nodes(io, &[key]);
-        }
+        app.cluster.nm.set_state(key, NodeState::Down);
+        app.cluster.broadcast_nodes(io, &[key]);
     }
 }
 

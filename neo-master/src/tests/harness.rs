@@ -66,7 +66,10 @@ pub fn options(partitions: u32, replicas: u32) -> Options {
 
 impl Harness {
     pub fn new(options: Options) -> Self {
-        let now = Now { monotonic: Duration::from_secs(1), realtime_us: START_US };
+        Self::at(options, Now { monotonic: Duration::from_secs(1), realtime_us: START_US })
+    }
+    /// A master that starts at some time.
+    pub fn at(options: Options, now: Now) -> Self {
         let mut engine = Engine::new(Master::new(options).unwrap(), 1);
         engine.start(now);
         let mut harness = Self {
@@ -167,6 +170,23 @@ impl Harness {
         let mut out = OutBuffer::default();
         packet.encode(Some(id), &mut out);
         self.input(Input::Bytes(conn, &out.take().concat()));
+    }
+    /// Sends bytes.
+    pub fn bytes(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.input(Input::Bytes(conn, bytes));
+    }
+    /// Whether all that was received was taken.
+    pub fn is_quiet(&self, conn: ConnId) -> bool {
+        self.peers.get(&conn).is_none_or(|peer| peer.received.is_empty())
+    }
+    /// Takes the next packet, if there is one.
+    pub fn next(&mut self, conn: ConnId) -> Option<(Option<MsgId>, Packet)> {
+        self.peers.get_mut(&conn)?.received.pop_front()
+    }
+    /// The inverse of [`Self::next`], behind the one that follows.
+    pub fn put_back_second(&mut self, conn: ConnId, packet: (Option<MsgId>, Packet)) {
+        let received = &mut self.peers.get_mut(&conn).unwrap().received;
+        received.insert(received.len().min(1), packet);
     }
     /// Sends a request or a notification; returns its id.
     pub fn send(&mut self, conn: ConnId, packet: Packet) -> MsgId {

@@ -7,5 +7,6 @@ mod election;
 mod harness;
 mod pack;
 mod random;
+mod sessions;
 mod start;
 mod verification;

@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Recorded sessions of an upstream master, replayed: ours is told what the upstream one was told,
+//! and must say what it said, on each connection in the same order.
+//!
+//! Tids depend on the clock: each one that upstream gave stands for the one that we give in the same
+//! place. Time stamps are not compared, nor the order of what has none.
+//!
+//! Packets of different connections were recorded at different processes, so their relative order is
+//! only roughly right. When upstream said something that we have no reason to say yet, what comes
+//! next on other connections is brought forward.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use neo_common::engine::ConnId;
+use neo_common::protocol::codec::{Reader, Wire, Writer};
+use neo_common::protocol::{MsgId, OutBuffer, Packet, Value};
+use neo_common::time::{Now, tid_from_time};
+use neo_common::types::Tid;
+use serde_json::Value as Json;
+
+use super::harness::{Harness, address, options};
+use crate::app::Options;
+
+/// How late the master may hear what was recorded, in seconds.
+const LATE: f64 = 0.006;
+
+/// How early it may hear something, compared to what was recorded elsewhere.
+const EARLY: f64 = 0.1;
+
+/// Packet as values: id, code, arguments.
+type Raw = (i128, i128, Vec<Value>);
+
+struct Recorded {
+    time: f64,
+    conn: String,
+    event: Event,
+}
+
+enum Event {
+    Accepted,
+    In(Raw),
+    Out(Raw),
+    Closed,
+    /// The peer was killed: what it was told was not recorded.
+    Killed,
+}
+
+fn shared() -> PathBuf {
+    std::env::var_os("NEO_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
+        PathBuf::from,
+    )
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+fn raw(bytes: &[u8]) -> Raw {
+    match Value::decode(&mut Reader::new(bytes)).unwrap() {
+        Value::Array(items) => match &items[..] {
+            [Value::Int(id), Value::Int(code), Value::Array(args)] => (*id, *code, args.clone()),
+            _ => panic!("{items:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What concerns the master.
+fn load(Session { name, until, lost, .. }: &Session) -> VecDeque<Recorded> {
+    let path = shared().join("protocol/sessions").join(name).with_extension("jsonl");
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{}: {e} (set NEO_SHARED)", path.display()));
+    let mut conns = BTreeSet::new();
+    let mut events = VecDeque::new();
+    for line in text.lines().skip(1) {
+        let line: Json = serde_json::from_str(line).unwrap();
+        let conn = line["conn"].as_str().unwrap().to_owned();
+        let event = match line["ev"].as_str() {
+            Some("open") if line["to"] == "M1" => {
+                conns.insert(conn.clone());
+                Event::Accepted
+            }
+            _ if !conns.contains(&conn) => continue,
+            Some("close") => Event::Closed,
+            Some(other) => panic!("unknown event {other}"),
+            None if line["name"] == "HANDSHAKE" => continue,
+            None => {
+                let packet = raw(&hex(line["hex"].as_str().unwrap()));
+                if line["dir"] == ">" { Event::In(packet) } else { Event::Out(packet) }
+            }
+        };
+        let time = line["t"].as_f64().unwrap();
+        if time >= *until {
+            break;
+        }
+        events.push_back(Recorded { time, conn, event });
+    }
+    for (time, conn) in *lost {
+        let index = events.iter().position(|recorded| recorded.time > *time).unwrap();
+        let conn = (*conn).to_owned();
+        events.insert(index, Recorded { time: *time, conn, event: Event::Killed });
+    }
+    events
+}
+
+/// When the session was recorded, in seconds: from the first time stamp that the master told.
+fn began_at(events: &VecDeque<Recorded>) -> f64 {
+    let timestamp = events.iter().find_map(|recorded| match &recorded.event {
+        Event::Out((_, 0x0006, args)) => match args[0] {
+            Value::Float(timestamp) => Some(timestamp - recorded.time),
+            _ => None,
+        },
+        _ => None,
+    });
+    timestamp.unwrap()
+}
+
+fn at(began_at: f64, time: f64) -> Now {
+    let realtime_us = ((began_at + time) * 1e6) as u64;
+    Now { monotonic: Duration::from_secs_f64(10.0 + time), realtime_us }
+}
+
+struct Replay {
+    h: Harness,
+    began_at: f64,
+    restart_at: f64,
+    events: VecDeque<Recorded>,
+    /// What the master must be told, and may not know yet.
+    pending: VecDeque<Recorded>,
+    /// What it should say now.
+    expected: Option<Raw>,
+    conns: BTreeMap<String, ConnId>,
+    /// Ids of our questions, by those of upstream.
+    ids: BTreeMap<(String, i128), i128>,
+    /// Our tids, by those of upstream.
+    tids: BTreeMap<u64, u64>,
+    compared: usize,
+}
+
+impl Replay {
+    fn new(options: Options, events: VecDeque<Recorded>, restart_at: f64) -> Self {
+        let (pending, expected, conns, ids, tids) = Default::default();
+        let began_at = began_at(&events);
+        let h = Harness::at(options, at(began_at, -1.0));
+        Self { h, began_at, restart_at, events, pending, expected, conns, ids, tids, compared: 0 }
+    }
+
+    fn run(mut self) -> usize {
+        let restart_at = self.restart_at;
+        let mut restarted = false;
+        while let Some(recorded) = self.events.pop_front() {
+            while self.pending.front().is_some_and(|first| first.time < recorded.time - LATE) {
+                self.feed(0);
+            }
+            if recorded.time > restart_at && !restarted {
+                restarted = true;
+                let options = self.h.engine.app.cluster.options.clone();
+                self.h = Harness::at(options, at(self.began_at, restart_at));
+            }
+            match recorded.event {
+                Event::Out(expected) => self.output(&recorded.conn, recorded.time, expected),
+                _ => self.pending.push_back(recorded),
+            }
+        }
+        while !self.pending.is_empty() {
+            self.feed(0);
+        }
+        self.compared
+    }
+
+    /// Our master must say this next on a connection.
+    fn output(&mut self, label: &str, time: f64, expected: Raw) {
+        let is_answer = expected.1 & 0x8000 != 0;
+        self.expected = Some(expected.clone());
+        loop {
+            if let Some(conn) = self.conns.get(label)
+                && let Some(mut sent) = self.h.next(*conn)
+            {
+                // News of nodes that were lost at the same time come in any order.
+                if let (Some(theirs), Some(ours)) = (states(&expected), states_of(&sent.1))
+                    && theirs != ours
+                {
+                    let second = self.h.next(*conn);
+                    self.h.put_back_second(*conn, sent);
+                    match second {
+                        Some(second) => sent = second,
+                        None if self.pending.is_empty() => panic!("{label} {time}: {expected:?}"),
+                        None => {
+                            self.feed(0);
+                            continue;
+                        }
+                    }
+                }
+                self.compare(label, time, expected, sent);
+                return;
+            }
+            // Answers are due to their requests. News come from elsewhere.
+            let same = self.pending.iter().position(|recorded| recorded.conn == label);
+            match same.filter(|_| is_answer).or((!self.pending.is_empty()).then_some(0)) {
+                Some(index) => self.feed(index),
+                None => self.bring_forward(label, time, &expected),
+            }
+        }
+    }
+
+    /// Something must happen first on another connection, although it was recorded later.
+    fn bring_forward(&mut self, label: &str, time: f64, expected: &Raw) {
+        let mut blocked = BTreeSet::from([label.to_owned()]);
+        let index = self.events.iter().position(|recorded| {
+            let is_said = match (&recorded.event, self.conns.get(&recorded.conn)) {
+                (Event::Out(_), Some(conn)) => !self.h.is_quiet(*conn),
+                (Event::Out(_), None) => false,
+                _ => true,
+            };
+            if !is_said {
+                blocked.insert(recorded.conn.clone());
+            }
+            is_said && !blocked.contains(&recorded.conn)
+        });
+        let next = index.and_then(|index| self.events.remove(index));
+        match next.filter(|next| next.time < time + EARLY) {
+            Some(Recorded { time, conn, event: Event::Out(expected) }) => {
+                self.output(&conn, time, expected);
+            }
+            Some(next) => self.pending.push_back(next),
+            None => panic!("{label} {time}: we do not say {expected:?}"),
+        }
+    }
+
+    fn feed(&mut self, index: usize) {
+        let Some(Recorded { time, conn: label, event }) = self.pending.remove(index) else {
+            return;
+        };
+        self.h.now = self.h.now.max(at(self.began_at, time));
+        match event {
+            Event::Accepted => {
+                let conn = self.h.connect();
+                self.conns.insert(label, conn);
+            }
+            Event::In(packet) => self.input(&label, packet),
+            Event::Out(_) => unreachable!("not an input"),
+            Event::Killed => self.h.close(self.conns[&label]),
+            Event::Closed => {
+                let conn = self.conns[&label];
+                // A master that is killed does not say all.
+                let is_killed = (self.restart_at - 2.0..self.restart_at).contains(&time);
+                while let Some((_, packet)) = self.h.next(conn).filter(|_| !is_killed) {
+                    // What the peer did not read before it closed.
+                    let is_news = packet.answer_code().is_none() && !packet.is_answer();
+                    assert!(is_news, "{label} {time}: upstream did not say {packet:?}");
+                }
+                if !self.h.is_closed(conn) {
+                    self.h.close(conn);
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, label: &str, (id, code, args): Raw) {
+        let conn = self.conns[label];
+        if self.h.is_closed(conn) {
+            return;
+        }
+        if code == 0x0012 {
+            self.align(label, id);
+        }
+        let id = if code & 0x8000 == 0 { id } else { self.ids[&(label.to_owned(), id)] };
+        let args = args.into_iter().map(|value| self.translate(value)).collect();
+        let packet = Value::Array(vec![Value::Int(id), Value::Int(code), Value::Array(args)]);
+        let mut out = OutBuffer::default();
+        packet.encode(&mut Writer::new(&mut out));
+        self.h.bytes(conn, &out.take().concat());
+    }
+
+    /// A transaction is about to begin: its ttid must belong to the same partition as that of
+    /// upstream, because that decides which storages are involved.
+    fn align(&mut self, label: &str, id: i128) {
+        let expected = self.events.iter().filter(|recorded| recorded.conn == label);
+        let mut expected = expected.filter_map(|recorded| match &recorded.event {
+            Event::Out(raw) => Some(raw),
+            _ => None,
+        });
+        let is_answer = |raw: &&Raw| (raw.0, raw.1) == (id, 0x8012);
+        let answer = self.expected.as_ref().filter(is_answer).or_else(|| expected.find(is_answer));
+        let Some(Value::Bin(ttid)) = answer.map(|(.., args)| &args[0]) else { return };
+        let partitions = self.h.engine.app.cluster.pt.partitions();
+        let partition = number(ttid).map(|ttid| Tid::new(ttid).partition(partitions));
+        while Some(tid_from_time(self.h.now.realtime_us).partition(partitions)) != partition {
+            self.h.now.realtime_us += 1;
+        }
+    }
+
+    /// From what peers of upstream said to what they would have said to us.
+    fn translate(&self, value: Value) -> Value {
+        let all = |values: Vec<Value>| values.into_iter().map(|v| self.translate(v)).collect();
+        match value {
+            Value::Bin(bytes) => match number(&bytes).and_then(|tid| self.our_tid(tid)) {
+                Some(tid) => Value::Bin(tid.to_be_bytes().to_vec().into()),
+                None => Value::Bin(bytes),
+            },
+            Value::Array(values) => Value::Array(all(values)),
+            Value::Map(pairs) => Value::Map(
+                pairs.into_iter().map(|(k, v)| (self.translate(k), self.translate(v))).collect(),
+            ),
+            other => other,
+        }
+    }
+
+    fn our_tid(&self, tid: u64) -> Option<u64> {
+        // Or the one before.
+        let before = || Some(self.tids.get(&tid.checked_add(1)?)? - 1);
+        self.tids.get(&tid).copied().or_else(before)
+    }
+
+    fn compare(
+        &mut self,
+        label: &str,
+        time: f64,
+        theirs: Raw,
+        (id, packet): (Option<MsgId>, Packet),
+    ) {
+        let context = format!("{label} at {time}: {theirs:?}\nours: {packet:?}");
+        let mut out = OutBuffer::default();
+        packet.encode(id, &mut out);
+        let ours = raw(&out.take().concat());
+        assert_eq!(theirs.1, ours.1, "{context}");
+        if theirs.1 & 0x8000 == 0 {
+            self.ids.insert((label.to_owned(), theirs.0), ours.0);
+        } else {
+            assert_eq!(theirs.0, ours.0, "{context}");
+        }
+        let (mut a, mut b) = (theirs.2, ours.2);
+        if theirs.1 == 0x0006 {
+            for args in [&mut a, &mut b] {
+                if let Value::Array(nodes) = &mut args[1] {
+                    // Whatever order the others have.
+                    nodes.sort_by_key(|node| format!("{node:?}").replace("DOWN", ""));
+                    nodes.sort_by_key(|node| match node {
+                        Value::Array(entry) => format!("{:?} {:?}", entry[2], entry[1]),
+                        _ => String::new(),
+                    });
+                }
+            }
+        }
+        assert_eq!(a.len(), b.len(), "{context}");
+        for (a, b) in a.iter().zip(&b) {
+            assert!(self.is_same(a, b), "{context}");
+        }
+        self.compared += 1;
+    }
+
+    fn is_same(&mut self, theirs: &Value, ours: &Value) -> bool {
+        match (theirs, ours) {
+            (Value::Float(_), Value::Float(_)) => true,
+            (Value::Bin(a), Value::Bin(b)) => match (number(a), number(b)) {
+                (Some(a), Some(b)) if is_given(a) && is_given(b) => {
+                    let ours = self.our_tid(a).unwrap_or(b);
+                    *self.tids.entry(a).or_insert(ours) == b
+                }
+                // A ttid in a message.
+                _ => {
+                    a == b || (is_same_text(a, "unknown ttid ") && is_same_text(b, "unknown ttid "))
+                }
+            },
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.is_same(a, b))
+            }
+            // Oids of a pack order, which upstream joins by mistake.
+            (Value::Bin(a), Value::Array(b)) => {
+                let bytes = |value: &Value| match value {
+                    Value::Bin(bytes) => bytes.to_vec(),
+                    _ => Vec::new(),
+                };
+                *a == b.iter().flat_map(bytes).collect::<Vec<u8>>()
+            }
+            (a, b) => a == b,
+        }
+    }
+}
+
+/// Ids and states of nodes, in news of nodes.
+fn states(packet: &Raw) -> Option<Vec<String>> {
+    let (_, 0x0006, args) = packet else { return None };
+    let Value::Array(nodes) = &args[1] else { return None };
+    let state = |node: &Value| match node {
+        Value::Array(entry) => format!("{:?} {:?}", entry[2], entry[3]),
+        _ => String::new(),
+    };
+    let mut states: Vec<String> = nodes.iter().map(state).collect();
+    states.sort();
+    Some(states)
+}
+fn states_of(packet: &Packet) -> Option<Vec<String>> {
+    let mut out = OutBuffer::default();
+    packet.encode(Some(0), &mut out);
+    states(&raw(&out.take().concat()))
+}
+
+fn is_same_text(bytes: &[u8], start: &str) -> bool {
+    bytes.starts_with(start.as_bytes())
+}
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+/// Whether a number is a tid of these years.
+fn is_given(number: u64) -> bool {
+    (0x0400_0000_0000_0000..0x0500_0000_0000_0000).contains(&number)
+}
+
+struct Session {
+    name: &'static str,
+    cluster: &'static str,
+    port: u16,
+    masters: &'static [u16],
+    partitions: u32,
+    replicas: u32,
+    restart_at: f64,
+    /// Until there, in seconds.
+    until: f64,
+    /// When processes were killed: the end of their connections was not recorded.
+    lost: &'static [(f64, &'static str)],
+    /// Packets of the master.
+    packets: usize,
+}
+
+const SESSIONS: &[Session] = &[
+    Session {
+        name: "a-bootstrap",
+        cluster: "alpha",
+        port: 21001,
+        masters: &[],
+        partitions: 4,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[],
+        packets: 25,
+    },
+    Session {
+        name: "b-client-operations",
+        cluster: "bravo",
+        port: 22001,
+        masters: &[],
+        partitions: 4,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        // Then upstream gives a ttid again that was given up.
+        until: 3.558,
+        lost: &[],
+        packets: 99,
+    },
+    Session {
+        name: "c-conflict-deadlock",
+        cluster: "charlie",
+        port: 23001,
+        masters: &[],
+        partitions: 2,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[],
+        packets: 109,
+    },
+    Session {
+        name: "d-add-storage-replication",
+        cluster: "delta",
+        port: 24001,
+        masters: &[],
+        partitions: 3,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[],
+        packets: 139,
+    },
+    Session {
+        name: "e-crash-recovery-verification",
+        cluster: "echo",
+        port: 25001,
+        masters: &[],
+        partitions: 2,
+        replicas: 0,
+        restart_at: 11.0,
+        until: f64::INFINITY,
+        lost: &[(1.8, "c2"), (6.107, "c3"), (14.1, "c18"), (14.1001, "c17")],
+        packets: 329,
+    },
+    Session {
+        name: "f-neoctl-commands",
+        cluster: "foxtrot",
+        port: 26001,
+        masters: &[26_002],
+        partitions: 4,
+        replicas: 1,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[(24.05, "c3")],
+        packets: 345,
+    },
+    Session {
+        name: "i-pack-orders-after-restart",
+        cluster: "packs",
+        port: 29801,
+        masters: &[],
+        partitions: 2,
+        replicas: 2,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[(1.5, "c1")],
+        packets: 48,
+    },
+    Session {
+        name: "k-mutual-replication-closeclient",
+        cluster: "kilo",
+        port: 31301,
+        masters: &[],
+        partitions: 6,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        // Then there is a client that was not recorded.
+        until: 4.57,
+        lost: &[],
+        packets: 46,
+    },
+];
+
+#[test]
+fn replay() {
+    for session in SESSIONS {
+        println!("{}", session.name);
+        let mut options = options(session.partitions, session.replicas);
+        session.cluster.clone_into(&mut options.cluster);
+        options.bind = address(session.port);
+        options.masters = session.masters.iter().map(|port| address(*port)).collect();
+        let compared = Replay::new(options, load(session), session.restart_at).run();
+        assert_eq!(compared, session.packets);
+    }
+}
