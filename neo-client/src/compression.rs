@@ -5,12 +5,11 @@
 //! The checksum is the SHA-1 of the stored (compressed) bytes. The number of the algorithm is on
 //! the wire and in databases: 0 none, 1 zlib.
 
-use std::io::{self, Read};
+use std::cell::Cell;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use flate2::Compress;
-use flate2::read::ZlibDecoder;
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use neo_common::types::{Hash, ZERO_HASH};
 use sha1::{Digest, Sha1};
 
@@ -94,16 +93,37 @@ impl Compression {
     }
 }
 
+/// States of the algorithm. Making one costs more than compressing a small object, so each thread
+/// keeps one for the next object.
+struct States {
+    /// With its level.
+    deflate: Cell<Option<(Option<u8>, Compress)>>,
+    inflate: Cell<Option<Decompress>>,
+}
+
+thread_local! {
+    static STATES: States = const { States { deflate: Cell::new(None), inflate: Cell::new(None) } };
+}
+
 /// `None` if the result is not smaller.
 fn deflate(data: &[u8], level: Option<u8>) -> Option<Bytes> {
-    let level = level.map_or_else(flate2::Compression::default, |level| {
-        flate2::Compression::new(u32::from(level))
-    });
+    let kept = STATES.with(|states| states.deflate.take());
+    let mut compress = match kept {
+        Some((kept_level, compress)) if kept_level == level => compress,
+        _ => {
+            let level = level.map_or_else(flate2::Compression::default, |level| {
+                flate2::Compression::new(u32::from(level))
+            });
+            Compress::new(level, true)
+        }
+    };
     // The output never grows beyond the input: what does not fit is not worth it.
     let mut out = Vec::with_capacity(data.len());
-    let mut compress = Compress::new(level, true);
-    match compress.compress_vec(data, &mut out, flate2::FlushCompress::Finish) {
-        Ok(flate2::Status::StreamEnd) if out.len() < data.len() => {
+    let status = compress.compress_vec(data, &mut out, FlushCompress::Finish);
+    compress.reset();
+    STATES.with(|states| states.deflate.set(Some((level, compress))));
+    match status {
+        Ok(Status::StreamEnd) if out.len() < data.len() => {
             out.shrink_to_fit();
             Some(out.into())
         }
@@ -143,19 +163,42 @@ impl Stored {
     pub fn decompress(&self) -> Result<Bytes, Damaged> {
         match self.compression {
             Some(NONE) => Ok(self.data.clone()), // a reference, not a copy
-            Some(ZLIB) => {
-                inflate(&self.data, OBJECT_BYTES_MAX).map(Bytes::from).map_err(|_| Damaged)
-            }
+            Some(ZLIB) => inflate(&self.data, OBJECT_BYTES_MAX).map(Bytes::from),
             _ => Err(Damaged),
         }
     }
 }
 
-fn inflate(data: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity((data.len() * 3).min(1 << 20));
-    ZlibDecoder::new(data).take(bytes_max as u64 + 1).read_to_end(&mut out)?;
-    if out.len() > bytes_max {
-        return Err(io::ErrorKind::InvalidData.into());
+fn inflate(data: &[u8], bytes_max: usize) -> Result<Vec<u8>, Damaged> {
+    let kept = STATES.with(|states| states.inflate.take());
+    let mut decompress = kept.unwrap_or_else(|| Decompress::new(true));
+    let result = inflate_with(&mut decompress, data, bytes_max);
+    decompress.reset(true);
+    STATES.with(|states| states.inflate.set(Some(decompress)));
+    result
+}
+
+fn inflate_with(
+    decompress: &mut Decompress,
+    data: &[u8],
+    bytes_max: usize,
+) -> Result<Vec<u8>, Damaged> {
+    let mut out = Vec::with_capacity((data.len() * 4).max(64).min(1 << 20).min(bytes_max));
+    loop {
+        let rest = &data[decompress.total_in() as usize..];
+        let before = (decompress.total_in(), decompress.total_out());
+        let status = decompress.decompress_vec(rest, &mut out, FlushDecompress::Finish);
+        match status.map_err(|_| Damaged)? {
+            Status::StreamEnd => break,
+            // No room is left.
+            _ if out.len() == out.capacity() && out.len() < bytes_max => {
+                out.reserve_exact(out.len().max(64).min(bytes_max - out.len()));
+            }
+            // Too long, or the end is missing.
+            _ if before == (decompress.total_in(), decompress.total_out()) => return Err(Damaged),
+            _ if out.len() >= bytes_max => return Err(Damaged),
+            _ => {}
+        }
     }
     out.shrink_to_fit();
     Ok(out)
@@ -194,6 +237,26 @@ mod tests {
         }
     }
 
+    /// States that are used again, also after a failure, leave no trace.
+    #[test]
+    fn states_are_used_again() {
+        let mut prng = neo_common::prng::Prng::new(5);
+        for round in 0..500 {
+            let len = prng.below(20_000);
+            let spread = prng.below(255) + 1;
+            let data = (0..len).map(|_| prng.below(spread) as u8).collect::<Vec<u8>>();
+            let data = Bytes::from(data);
+            let level = [None, Some(1), Some(6), Some(9)][round % 4];
+            let stored = Compression::Zlib(level).store(&data);
+            if stored.compression == Some(ZLIB) {
+                let cut = stored.data.slice(..prng.below(stored.data.len()));
+                assert_eq!(inflate(&cut, OBJECT_BYTES_MAX), Err(Damaged));
+                assert_eq!(inflate(&stored.data, data.len() - 1), Err(Damaged));
+            }
+            assert_eq!(stored.load(), Ok(data));
+        }
+    }
+
     /// A byte that changed, another algorithm, an announcement of gigabytes: damaged, not returned.
     #[test]
     fn damage_is_found() {
@@ -208,6 +271,8 @@ mod tests {
         let bomb = Compression::Zlib(Some(9)).store(&Bytes::from(vec![0; 1 << 20]));
         assert!(bomb.data.len() < 2000);
         assert!(inflate(&bomb.data, (1 << 20) - 1).is_err());
+        assert!(inflate(&bomb.data[..bomb.data.len() - 1], 1 << 20).is_err());
+        assert!(inflate(b"", 1 << 20).is_err());
         assert_eq!(inflate(&bomb.data, 1 << 20).map(|data| data.len()).ok(), Some(1 << 20));
     }
 }
