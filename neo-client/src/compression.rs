@@ -183,7 +183,7 @@ fn inflate_with(
     data: &[u8],
     bytes_max: usize,
 ) -> Result<Vec<u8>, Damaged> {
-    let mut out = Vec::with_capacity((data.len() * 4).max(64).min(1 << 20).min(bytes_max));
+    let mut out = Vec::with_capacity((data.len() * 4).clamp(64, 1 << 20).min(bytes_max));
     loop {
         let rest = &data[decompress.total_in() as usize..];
         let before = (decompress.total_in(), decompress.total_out());
