@@ -147,9 +147,10 @@ impl TransactionManager {
         }
     }
 
-    /// Forgets everything but the last ids that were used: tids keep increasing.
+    /// Forgets everything but the last ids that were used: tids keep increasing, and an oid that was
+    /// given but not stored yet is not given again.
     pub fn reset(&mut self) {
-        *self = Self { last_used: self.last_used, ..Self::new() };
+        *self = Self { last_used: self.last_used, last_oid: self.last_oid, ..Self::new() };
     }
     /// Forgets all transactions and delayed requests. The last ids can still be asked.
     pub fn abandon(&mut self) {

@@ -25,15 +25,17 @@ fn prepare(tm: &mut TransactionManager, client: u64, ttid: Ttid, involved: &[u32
     tm.prepare(ttid, reply_to, Content::default(), involved, (12, NOW_US)).unwrap()
 }
 
-/// A reset forgets transactions and oids, not which tids were used.
+/// A reset forgets transactions, not which tids and oids were used: an application may hold an oid
+/// since before, and store it later.
 #[test]
-fn reset_keeps_the_last_tid() {
+fn reset_keeps_the_last_ids() {
     let mut tm = TransactionManager::new();
     let ttid = begin(&mut tm, 1);
     tm.set_last_oid(Oid::new(9));
     tm.reset();
     assert!(!tm.has_pending());
-    assert_eq!((tm.last_oid(), tm.first_tid(), tm.last_tid()), (Oid::ZERO, Tid::MAX, None));
+    assert_eq!((tm.last_oid(), tm.first_tid(), tm.last_tid()), (Oid::new(9), Tid::MAX, None));
+    assert_eq!(tm.new_oids(1), Some(vec![Oid::new(10)]));
     assert_eq!(begin(&mut tm, 1), Ttid::new(ttid.get() + 1));
     // Found by verification, or imposed by the operator's clock.
     tm.set_last_tid(Tid::new(ttid.get() + 100));
