@@ -167,7 +167,8 @@ mod tests {
         assert_eq!(arguments.mode, Mode::One(5));
         assert!(arguments.trace && arguments.repeated().is_empty());
         assert!(parse("--help").unwrap().is_none());
-        for wrong in ["--seed", "--seed x", "--trace", "--trace=1 --seed 1", "--what", "--faults no"]
+        for wrong in
+            ["--seed", "--seed x", "--trace", "--trace=1 --seed 1", "--what", "--faults no"]
         {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -111,6 +111,8 @@ struct Application {
     port: Port,
     tasks: Tasks,
     told: Told,
+    /// A task was added, and did not run yet.
+    is_fresh: bool,
 }
 
 /// Takes what the operator's tool prints.
@@ -245,7 +247,7 @@ impl Cluster {
     }
     /// Transactions that masters told to be committed.
     pub fn commits_count(&self) -> u64 {
-        self.commits.count
+        self.commits.count()
     }
     /// Changes of cells that masters told.
     pub fn cell_changes_count(&self) -> u64 {
@@ -342,6 +344,7 @@ impl Cluster {
             port: Port::default(),
             tasks: Tasks::default(),
             told: Told::new(client),
+            is_fresh: true,
         };
         let dawdle_one_in = self.options.workload.dawdle_one_in;
         let Application { tasks, port, .. } = &mut application;
@@ -461,6 +464,7 @@ impl Cluster {
             dawdle_one_in: self.options.workload.dawdle_one_in,
         };
         application.tasks.spawn(task(session));
+        application.is_fresh = true;
         self.pump(host);
     }
 
@@ -544,9 +548,8 @@ impl Cluster {
             let at = application.port.alarm_at()?;
             Some(self.world.paused_until(*host).map_or(at, |until| at.max(until)))
         });
-        let operator =
-            (!self.operator.commands.is_empty() && self.operator.running.is_none())
-                .then_some(self.operator.retry_at);
+        let operator = (!self.operator.commands.is_empty() && self.operator.running.is_none())
+            .then_some(self.operator.retry_at);
         alarms.chain(restart).chain(operator).min()
     }
 
@@ -598,8 +601,10 @@ impl Cluster {
         let now = self.world.now();
         let Self { world, applications, scene, .. } = self;
         let Some(application) = applications.get_mut(&host) else { return };
-        let Application { port, tasks, told, .. } = application;
-        let mut first = port.has_wish() || port.alarm_at().is_some_and(|at| at <= now);
+        let Application { port, tasks, told, is_fresh, .. } = application;
+        let mut first = std::mem::take(is_fresh)
+            || port.has_wish()
+            || port.alarm_at().is_some_and(|at| at <= now);
         loop {
             let Some(process) = world.process::<ClientProcess>(host) else { return };
             let last_tid = process.engine.app.last_tid();
@@ -654,12 +659,11 @@ impl Cluster {
                 self.hosts_of.insert(*nid, to);
             }
             let hosts_of = &self.hosts_of;
-            let checked =
-                self.tables.sent(from, life, &packet, |nid| hosts_of.get(&nid).copied());
+            let checked = self.tables.sent(from, life, &packet, |nid| hosts_of.get(&nid).copied());
             let mut scene = self.scene.get();
             scene.check(checked);
             if let Some(life) = life {
-                let checked = self.commits.sent(&mut scene.model, (from, life), &packet);
+                let checked = self.commits.sent(&mut scene.model, (from, life), to, &packet);
                 scene.check(checked);
             }
             if self.is_shown {
@@ -711,6 +715,12 @@ impl Cluster {
             return;
         }
         let Some((command, _)) = self.operator.commands.front() else { return };
+        if *command == Command::SetCluster(ClusterState::Verifying) && !self.is_startable() {
+            // Those that come later would have to be added.
+            self.operator.retry_at = self.world.now() + Duration::from_secs(1);
+            return;
+        }
+        let Some((command, _)) = self.operator.commands.front() else { return };
         let admins = self.hosts(Role::Admin);
         let admin = self.world.address(*self.prng.choose(&admins).expect("there is an admin"));
         let result = Rc::new(RefCell::new(None));
@@ -725,8 +735,19 @@ impl Cluster {
     /// The primary master that is in service, if any.
     pub fn serving_master(&mut self) -> Option<HostId> {
         self.hosts(Role::Master).into_iter().find(|host| {
-            self.world.process::<MasterProcess>(*host).is_some_and(|process| {
-                process.engine.app.cluster.state == ClusterState::Running
+            self.world
+                .process::<MasterProcess>(*host)
+                .is_some_and(|process| process.engine.app.cluster.state == ClusterState::Running)
+        })
+    }
+
+    /// Whether all storages wait for the cluster to start.
+    fn is_startable(&mut self) -> bool {
+        let storages = self.hosts(Role::Storage).len();
+        self.hosts(Role::Master).into_iter().any(|host| {
+            self.world.process::<MasterProcess>(host).is_some_and(|process| {
+                let cluster = &process.engine.app.cluster;
+                cluster.state != ClusterState::Recovering || cluster.storages().count() == storages
             })
         })
     }
@@ -760,7 +781,8 @@ impl Cluster {
                 format!("{} {} {nodes:?}", master.cluster.state, master.phase.name())
             } else if let Some(process) = self.world.process::<StorageProcess>(host) {
                 let app = &process.engine.app;
-                let transactions = app.transactions().map(neo_storage::transactions::Transactions::dump);
+                let transactions =
+                    app.transactions().map(neo_storage::transactions::Transactions::dump);
                 format!("serves={} {transactions:?}", app.is_operational())
             } else if let Some(process) = self.world.process::<ClientProcess>(host) {
                 format!("pending={}", process.engine.app.pending_count())

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 fn one(arguments: &Arguments, seed: u64) -> ExitCode {
     let settings = arguments.settings(seed);
     let report = run(&settings);
-    let Report { violations, fingerprint, time, events, packets, commits, counts, faults } = &report;
+    let Report { violations, fingerprint, time, events, packets, commits, counts, faults } =
+        &report;
     for (what, count) in counts {
         println!("{count:>8} {what}");
     }

@@ -266,7 +266,9 @@ impl Model {
         self.attempts[id.0].outcome = Outcome::Committed(tid);
         let attempt = self.attempts[id.0].clone();
         // What it is based on is committed too.
-        for base in attempt.writes.values().map(|write| write.base).chain(attempt.checks.values().copied()) {
+        for base in
+            attempt.writes.values().map(|write| write.base).chain(attempt.checks.values().copied())
+        {
             if base != Tid::ZERO {
                 self.learn(base)?;
             }
@@ -293,7 +295,7 @@ impl Model {
         for (oid, write) in &attempt.writes {
             let before = self.last_before(*oid, tid).unwrap_or(Tid::ZERO);
             ensure!(
-                before == write.base,
+                before == write.base || self.is_forgotten(*oid, before),
                 "lost update of {oid}: {tid} is based on {}, but {before} is between",
                 write.base
             );
@@ -301,11 +303,18 @@ impl Model {
         for (oid, serial) in &attempt.checks {
             let before = self.last_before(*oid, tid).unwrap_or(Tid::ZERO);
             ensure!(
-                before == *serial,
+                before == *serial || self.is_forgotten(*oid, before),
                 "write skew on {oid}: {tid} relies on {serial}, but {before} is between"
             );
         }
         Ok(())
+    }
+
+    /// Whether an object whose last revision is this one may have been packed away completely.
+    /// Nothing is known of it then, and (as with FileStorage) any serial is accepted.
+    fn is_forgotten(&self, oid: Oid, last: Tid) -> bool {
+        matches!(self.content(oid, last), Some(Content::Nothing { .. }))
+            && self.may_be_packed(oid, last, self.packs.len())
     }
 
     /// Checks the place of all transactions again, those that were committed out of order included.
@@ -340,7 +349,11 @@ impl Model {
         self.committed.keys().copied()
     }
     /// Transactions that are known to be committed, between two tids (the first one excluded).
-    pub fn committed_between(&self, after: Tid, last: Tid) -> impl Iterator<Item = (Tid, &Attempt)> {
+    pub fn committed_between(
+        &self,
+        after: Tid,
+        last: Tid,
+    ) -> impl Iterator<Item = (Tid, &Attempt)> {
         let range = after.next().filter(|first| *first <= last).map(|first| first..=last);
         range
             .into_iter()

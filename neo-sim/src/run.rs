@@ -243,8 +243,8 @@ fn restart(cluster: &mut Cluster, prng: &mut Prng) -> Result<(), Violation> {
             .into_iter()
             .filter(|host| cluster.role(*host) == Role::Storage || Some(*host) == primary)
             .collect();
-        let timed_out = cluster
-            .run_while(until, |c| expected.iter().any(|host| c.world.is_running(*host)));
+        let timed_out =
+            cluster.run_while(until, |c| expected.iter().any(|host| c.world.is_running(*host)));
         if timed_out {
             return Err(Violation(format!("the cluster does not stop: {}", cluster.describe())));
         }

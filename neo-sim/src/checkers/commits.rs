@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What masters give: tids in increasing order, oids once.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::protocol::Packet;
 use neo_common::types::{Oid, Tid};
@@ -12,15 +13,20 @@ use crate::network::HostId;
 /// What was given so far.
 #[derive(Debug, Default)]
 pub struct Commits {
-    /// Transaction whose commit was told last, by any master.
-    last_tid: Tid,
+    /// Transactions that were told to be committed, with the process of the master.
+    told: BTreeMap<Tid, (HostId, u64)>,
+    /// Last one that a process of a master told to each host.
+    last: BTreeMap<(HostId, u64, HostId), Tid>,
     /// Process of the master that gave oids, and which.
     oids: Option<((HostId, u64), BTreeSet<Oid>)>,
-    /// Transactions that were told to be committed.
-    pub count: u64,
 }
 
 impl Commits {
+    /// Transactions that were told to be committed.
+    pub fn count(&self) -> u64 {
+        self.told.len() as u64
+    }
+
     /// A master sends a packet. `life`: which process.
     ///
     /// # Errors
@@ -29,20 +35,22 @@ impl Commits {
         &mut self,
         model: &mut Model,
         (master, life): (HostId, u64),
+        to: HostId,
         packet: &Packet,
     ) -> Checked {
         match packet {
             Packet::AskLockInformation { ttid, tid, .. } => model.assign(*ttid, *tid),
             Packet::AnswerTransactionFinished { tid, .. }
             | Packet::InvalidateObjects { tid, .. } => {
-                if *tid != self.last_tid {
-                    ensure!(
-                        *tid > self.last_tid,
-                        "tids go back: {tid} is committed after {}",
-                        self.last_tid
-                    );
-                    self.last_tid = *tid;
-                    self.count += 1;
+                let last = self.last.insert((master, life, to), *tid).unwrap_or(Tid::ZERO);
+                // The same twice: to a connection that is gone, and to the next one.
+                ensure!(last <= *tid, "tids go back: {tid} is told after {last}");
+                if let Entry::Vacant(entry) = self.told.entry(*tid) {
+                    entry.insert((master, life));
+                    let mut later = self.told.range(*tid..).skip(1);
+                    // One process tells several transactions at once, to each host in order.
+                    let later = later.find(|(_, other)| **other != (master, life));
+                    ensure!(later.is_none(), "tids go back: {tid} is committed after {later:?}");
                     model.learn(*tid)?;
                 }
             }

@@ -211,10 +211,8 @@ impl Walk {
     /// # Errors
     /// If it is wrong.
     pub fn check(&self, model: &Model) -> Checked {
-        let expected: Vec<Tid> = model
-            .committed_tids()
-            .filter(|tid| *tid >= self.start && *tid <= self.stop)
-            .collect();
+        let expected: Vec<Tid> =
+            model.committed_tids().filter(|tid| *tid >= self.start && *tid <= self.stop).collect();
         let missing = expected.iter().find(|tid| !self.tids.contains(tid));
         let unknown = self.tids.iter().find(|tid| !expected.contains(tid));
         ensure!(
@@ -247,9 +245,8 @@ impl OidWalk {
         let end = self.tid.next().unwrap_or(Tid::INVALID);
         for oid in model.oids() {
             let last = model.last_before(oid, end);
-            let exists = last.is_some_and(|last| {
-                matches!(model.content(oid, last), Some(Content::Data(_)))
-            });
+            let exists =
+                last.is_some_and(|last| matches!(model.content(oid, last), Some(Content::Data(_))));
             let packed = last.is_some_and(|last| model.may_be_packed(oid, last, self.packs_count));
             let found = self.oids.contains(&oid);
             ensure!(
@@ -305,7 +302,11 @@ mod tests {
     }
 
     fn revision(serial: u64, next: Option<u64>) -> Got {
-        Got::Revision { serial: Tid::new(serial), next: next.map(Tid::new), content: content(serial) }
+        Got::Revision {
+            serial: Tid::new(serial),
+            next: next.map(Tid::new),
+            content: content(serial),
+        }
     }
 
     /// A snapshot has one right answer.

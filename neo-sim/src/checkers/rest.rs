@@ -113,8 +113,7 @@ pub fn check(model: &mut Model, partitions: u32, all: &[Contents], packed: bool)
 fn readable_cells(partitions: u32, all: &[Contents]) -> Result<Vec<(Partition, &Cell)>, Violation> {
     let mut cells = Vec::new();
     for partition in 0..partitions {
-        let mut readable =
-            all.iter().filter_map(|c| Some((c.nid, c.cells.get(&partition)?)));
+        let mut readable = all.iter().filter_map(|c| Some((c.nid, c.cells.get(&partition)?)));
         let Some((nid, cell)) = readable.next() else {
             return Err(Violation(format!("no readable cell of partition {partition}")));
         };

@@ -55,10 +55,7 @@ impl Told {
             .map(|(oid, _)| *oid)
             .collect();
         let told: BTreeSet<Oid> = oids.iter().copied().collect();
-        ensure!(
-            told == expected,
-            "wrong invalidation of {tid}: {told:?} instead of {expected:?}"
-        );
+        ensure!(told == expected, "wrong invalidation of {tid}: {told:?} instead of {expected:?}");
         ensure!(
             self.last_tid.is_some_and(|last| last < tid),
             "client {} tells {tid} after {:?}",

@@ -87,12 +87,7 @@ impl Session {
         self.load_with(oid, Some(at), None).await
     }
 
-    async fn load_with(
-        &mut self,
-        oid: Oid,
-        at: Option<Tid>,
-        before: Option<Tid>,
-    ) -> Result<Found> {
+    async fn load_with(&mut self, oid: Oid, at: Option<Tid>, before: Option<Tid>) -> Result<Found> {
         let mut replied = self.port.call(Call::Load { oid, at, before }).await;
         let last_before = replied.last_before;
         let mut note = "cached";
@@ -240,7 +235,7 @@ impl Session {
     ) -> Result<()> {
         self.dawdle().await;
         let answer = self.send_store(txn, oid, serial, data, data_serial, None).await?;
-        self.settle(txn, answer, false).await
+        self.settle(txn, answer).await
     }
 
     async fn send_store(
@@ -280,38 +275,38 @@ impl Session {
             }
         }
         let answer = self.call(Call::CheckSerial { ttid: txn.ttid, oid, serial }).await?;
-        self.settle(txn, answer, false).await
+        self.settle(txn, answer).await
     }
 
     /// Waits until all stores are answered and all conflicts resolved.
     pub async fn wait_stores(&mut self, txn: &Transaction) -> Result<()> {
-        let answer = self.call(Call::WaitStores { ttid: txn.ttid }).await?;
-        self.settle(txn, answer, true).await
+        loop {
+            match self.call(Call::WaitStores { ttid: txn.ttid }).await? {
+                Answer::Done => return Ok(()),
+                answer => self.settle(txn, answer).await?,
+            }
+        }
     }
 
-    /// Resolves the conflicts of an answer, and those that come out of it.
-    async fn settle(&mut self, txn: &Transaction, mut answer: Answer, wait: bool) -> Result<()> {
-        loop {
-            let mut more = match answer {
-                Answer::Done => return Ok(()),
-                Answer::Conflicts(conflicts) => std::collections::VecDeque::from(conflicts),
+    /// Resolves the conflicts of an answer, and those that come out of storing again.
+    async fn settle(&mut self, txn: &Transaction, answer: Answer) -> Result<()> {
+        let mut answers = vec![answer];
+        while let Some(answer) = answers.pop() {
+            let conflicts = match answer {
+                Answer::Done => continue,
+                Answer::Conflicts(conflicts) => conflicts,
                 other => return Err(Self::unexpected(&other)),
             };
-            while let Some(conflict) = more.pop_front() {
+            for conflict in conflicts {
                 let (oid, committed) = (conflict.oid, conflict.committed);
                 let data = self.resolve_conflict(conflict).await?;
                 self.scene.get().count("conflicts resolved");
-                let next =
-                    self.send_store(txn, oid, committed, Some(data), None, Some(committed)).await?;
-                if let Answer::Conflicts(conflicts) = next {
-                    more.extend(conflicts);
-                }
+                let stored =
+                    self.send_store(txn, oid, committed, Some(data), None, Some(committed));
+                answers.push(stored.await?);
             }
-            if !wait {
-                return Ok(());
-            }
-            answer = self.call(Call::WaitStores { ttid: txn.ttid }).await?;
         }
+        Ok(())
     }
 
     async fn resolve_conflict(&mut self, conflict: Conflict) -> Result<Bytes> {
@@ -346,7 +341,6 @@ impl Session {
 
     /// Votes.
     pub async fn vote(&mut self, txn: &Transaction) -> Result<()> {
-        self.wait_stores(txn).await?;
         self.dawdle().await;
         let (user, description) = {
             let mut scene = self.scene.get();
@@ -357,10 +351,15 @@ impl Session {
             scene.model.attempt_mut(txn.attempt).metadata = metadata;
             (user, description)
         };
-        let extension = Bytes::new();
-        match self.call(Call::Vote { ttid: txn.ttid, user, description, extension }).await? {
-            Answer::Resolved(_) => Ok(()),
-            other => Err(Self::unexpected(&other)),
+        loop {
+            let (user, description) = (user.clone(), description.clone());
+            let extension = Bytes::new();
+            let vote = Call::Vote { ttid: txn.ttid, user, description, extension };
+            match self.call(vote).await? {
+                Answer::Resolved(_) => return Ok(()),
+                // A lock was given back meanwhile.
+                answer => self.settle(txn, answer).await?,
+            }
         }
     }
 

@@ -103,7 +103,9 @@ impl Session {
             return Ok(());
         };
         let relied = match (checked, others.first()) {
-            (true, Some(oid)) => self.load_value(*oid, before).await?.map(|(serial, _)| (*oid, serial)),
+            (true, Some(oid)) => {
+                self.load_value(*oid, before).await?.map(|(serial, _)| (*oid, serial))
+            }
             _ => None,
         };
         let amount = 1 + self.prng.below(10) as i64;

@@ -225,7 +225,8 @@ impl World {
 
     fn break_link(&mut self, link: LinkId, side: usize) {
         if self.trace
-            && let (Some(one), Some(other)) = (self.host_of(link, side), self.host_of(link, 1 - side))
+            && let (Some(one), Some(other)) =
+                (self.host_of(link, side), self.host_of(link, 1 - side))
         {
             self.tell_story(&format!("{} x {}: reset", self.label(one), self.label(other)));
         }
