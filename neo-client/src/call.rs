@@ -5,6 +5,8 @@
 //! to go on, except where the reply says so (data to verify, conflicts to resolve, events to
 //! deliver). What a ZODB application calls is made of them in `api`.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use neo_common::engine::CallId;
 use neo_common::protocol::{PackRequest, Packet};
@@ -203,6 +205,8 @@ pub enum Answer {
     Data(Option<Bytes>),
     /// The transaction is committed with this tid.
     Finished(Tid),
+    /// All masters that are known, to be saved: it is not followed by anything.
+    Masters(Vec<SocketAddr>),
     /// Something to be told; to be followed by [`Call::Delivered`].
     Event(Event),
 }

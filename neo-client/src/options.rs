@@ -2,6 +2,7 @@
 //! How a client is opened. Upstream: client/app.py, `Application.__init__`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use neo_common::types::Tid;
@@ -16,8 +17,10 @@ pub const CACHE_BYTES: usize = 20 << 20;
 pub struct Options {
     /// Name of the cluster.
     pub cluster: String,
-    /// Known masters, at least one.
+    /// Known masters: at least one, here or in the file below.
     pub masters: Vec<SocketAddr>,
+    /// File with more masters, kept up-to-date with all masters that were ever heard of.
+    pub dynamic_master_list: Option<PathBuf>,
     /// Only read. A cluster in backup mode accepts no other client.
     pub read_only: bool,
     /// Bytes of object data that the cache may hold. Also bounds the data of a transaction that
@@ -42,6 +45,7 @@ impl Options {
         Self {
             cluster: cluster.into(),
             masters,
+            dynamic_master_list: None,
             read_only: false,
             cache_bytes: CACHE_BYTES,
             compression: Compression::default(),

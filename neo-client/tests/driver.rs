@@ -435,6 +435,28 @@ fn interruption() {
     });
 }
 
+/// The list of masters is read, and kept up-to-date.
+#[test]
+fn dynamic_master_list() {
+    let fake = Fake::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("masters");
+    let mut options = Options::new("test", vec![fake.master]);
+    options.dynamic_master_list = Some(path.clone());
+    let client = Client::open(options.clone()).unwrap();
+    client.connect().unwrap();
+    let address = fake.master.to_string();
+    let port = fake.master.port().to_string();
+    wait_until("saved", || std::fs::read_to_string(&path).unwrap().contains(&port));
+    drop(client);
+    options.masters.clear();
+    let client = Client::open(options.clone()).unwrap();
+    client.connect().unwrap_or_else(|error| panic!("{address}: {error}"));
+    drop(client);
+    std::fs::write(&path, "no list").unwrap();
+    assert!(matches!(Client::open(options), Err(Error::Foreign(_))));
+}
+
 /// The listener itself may close the client.
 #[test]
 fn closed_by_the_listener() {

@@ -54,12 +54,9 @@ impl Client {
     /// [`Client::connect`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the options make no sense; [`Error::Foreign`] if the operating system
-    /// refuses what is needed.
+    /// [`Error::Invalid`] if the options make no sense; [`Error::Foreign`] if the list of masters
+    /// cannot be read, or the operating system refuses what is needed.
     pub fn open(options: Options) -> Result<Self> {
-        if options.masters.is_empty() {
-            return Err(Error::Invalid("no master is given"));
-        }
         let shared = Shared::open(options)?;
         Ok(Self { _closer: Arc::new(Closer(Arc::clone(&shared))), shared })
     }

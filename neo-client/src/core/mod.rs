@@ -48,7 +48,7 @@ use self::oids::OidPool;
 use self::reads::Read;
 use self::storages::StorageLink;
 use crate::cache::Cache;
-use crate::call::{Answer, Call, LoadId, Record};
+use crate::call::{Answer, Call, EVENTS, LoadId, Record};
 use crate::error::Error;
 use crate::handlers;
 use crate::options::Options;
@@ -378,6 +378,11 @@ impl App for ClientCore {
     fn advance(&mut self, io: &mut Io<'_, Self>) {
         if self.must_bootstrap() {
             bootstrap::poll(self, io);
+        }
+        if self.options.dynamic_master_list.is_some()
+            && let Some(masters) = self.nodes.take_changed_masters()
+        {
+            io.reply(EVENTS, Ok(Answer::Masters(masters)));
         }
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The background thread: calls the listener, and leads when no caller does.
+//! The background thread: calls the listener, saves the list of masters, and leads when no caller
+//! does.
 //!
 //! Waking it up each time a caller stops leading would cost more than a load. So as long as callers
 //! lead now and then, it only looks again after [`GRACE`]: notifications and timers may wait that
@@ -14,10 +15,13 @@
 //!                             lead, until a caller comes or there are events
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
+
+use neo_common::master_list;
 
 use super::{Background, Guard, Leader, Shared, unlock};
 use crate::call::{Call, Event};
@@ -51,6 +55,12 @@ fn run(shared: &Shared) -> Result<()> {
             state = tell(shared, state, &event)?;
             continue;
         }
+        if let Some(masters) = state.driver.host.masters.take() {
+            unlock(state);
+            save_masters(shared, &masters);
+            state = shared.lock()?;
+            continue;
+        }
         if state.leader != Leader::Nobody {
             state = sleep(shared, state, Background::Waiting)?;
         } else if state.turns != seen && state.driver.timeout() != Some(Duration::ZERO) {
@@ -62,7 +72,7 @@ fn run(shared: &Shared) -> Result<()> {
             seen = state.turns;
             state = shared.lead(state, None, |state, _| {
                 !state.followers.is_empty()
-                    || !state.driver.host.events.is_empty()
+                    || state.driver.host.has_event()
                     || state.turns != seen
                     || shared.closed.load(Ordering::SeqCst)
             })?;
@@ -84,6 +94,14 @@ fn sleep<'a>(shared: &'a Shared, mut state: Guard<'a>, how: Background) -> Resul
     };
     state.background = Background::Awake;
     Ok(state)
+}
+
+fn save_masters(shared: &Shared, masters: &[SocketAddr]) {
+    if let Some(path) = &shared.options.dynamic_master_list
+        && let Err(error) = master_list::save(path, masters)
+    {
+        log::warn!("the list of masters can not be saved in {}: {error}", path.display());
+    }
 }
 
 /// Calls the listener, without the mutex.

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
 use neo_common::engine::{Engine, Input};
+use neo_common::master_list;
 use neo_common::net::Driver;
 use neo_common::net::clock::{self, Clock};
 use neo_common::net::driver::WAKER;
@@ -133,7 +134,13 @@ struct State {
 type Guard<'a> = MutexGuard<'a, State>;
 
 impl Shared {
-    pub fn open(options: Options) -> Result<Arc<Self>> {
+    pub fn open(mut options: Options) -> Result<Arc<Self>> {
+        if let Some(path) = &options.dynamic_master_list {
+            options.masters.extend(master_list::load(path).map_err(Error::foreign)?);
+        }
+        if options.masters.is_empty() {
+            return Err(Error::Invalid("no master is given"));
+        }
         let poll = Poll::new().map_err(Error::foreign)?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(Error::foreign)?;
         let registry = poll.registry().try_clone().map_err(Error::foreign)?;
@@ -299,7 +306,7 @@ impl Shared {
             let condvar = Arc::clone(&state.driver.host.slot(slot).condvar);
             state.wake.push(condvar);
         }
-        if !state.driver.host.events.is_empty() {
+        if state.driver.host.has_event() {
             self.background.notify_one();
         }
         let last_tid = state.driver.engine.app.last_tid().map_or(NO_TID, Tid::get);
@@ -316,7 +323,7 @@ impl Shared {
         }
         let done = match slot {
             Some(slot) => state.driver.host.has_reply(slot),
-            None => !state.driver.host.events.is_empty(),
+            None => state.driver.host.has_event(),
         };
         let earlier = || {
             let at = self.clock.now().monotonic + state.driver.timeout()?;

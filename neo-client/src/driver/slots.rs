@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar};
 
 use neo_common::engine::{CallId, JobId};
@@ -47,6 +48,8 @@ pub(super) struct Replies {
     free: Vec<SlotId>,
     /// For the listener.
     pub events: VecDeque<Event>,
+    /// To be saved.
+    pub masters: Option<Vec<SocketAddr>>,
     /// Sleeping threads that have a reply.
     pub awake: Vec<SlotId>,
     /// What has to be done because nobody wants a reply.
@@ -54,6 +57,11 @@ pub(super) struct Replies {
 }
 
 impl Replies {
+    /// Whether the background thread has something to do.
+    pub fn has_event(&self) -> bool {
+        !self.events.is_empty() || self.masters.is_some()
+    }
+
     pub fn open(&mut self) -> SlotId {
         if let Some(slot) = self.free.pop() {
             return slot;
@@ -124,8 +132,10 @@ impl Host<ClientCore> for Replies {
 
     fn reply(&mut self, id: CallId, reply: Reply) {
         if id == EVENTS {
-            if let Ok(Answer::Event(event)) = reply {
-                self.events.push_back(event);
+            match reply {
+                Ok(Answer::Event(event)) => self.events.push_back(event),
+                Ok(Answer::Masters(masters)) => self.masters = Some(masters),
+                _ => {}
             }
             return;
         }
