@@ -447,7 +447,7 @@ impl Transactions {
         }
         if !other_item.deadlock {
             let client = other.client;
-            log::info!("deadlock oid={oid} ttid={ttid} with={holder}");
+            log::debug!("deadlock oid={oid} ttid={ttid} with={holder}");
             self.notify_deadlock(client, holder, oid);
         }
         Ok(Locking::Delayed)
