@@ -3,9 +3,9 @@
 //!
 //! - [`Client`]: opening, loading, ids, history, pack;
 //! - [`transaction`]: [`Transaction`] and who resolves its conflicts;
-//! - [`undo`]: undoing a transaction inside another one;
+//! - `undo`: undoing a transaction inside another one;
 //! - [`iterator`]: transactions, records, oids, undo log;
-//! - [`pipeline`]: many requests at once from one thread.
+//! - `pipeline`: many requests at once from one thread.
 
 pub mod client;
 pub mod iterator;

@@ -5,7 +5,7 @@
 //! - [`storages`]: connections to storages, made when needed;
 //! - [`reads`]: which cell is asked, and which one next;
 //! - [`loads`]: loads through the cache, and what is invalidated meanwhile;
-//! - [`commits`]: transactions, with their state in [`crate::transactions`];
+//! - [`stores`], [`commits`]: transactions, with their state in [`crate::transactions`];
 //! - [`deliveries`]: what the application is told, in order of commit;
 //! - [`oids`]: reserved oids.
 //!
@@ -26,6 +26,7 @@ pub mod master;
 pub mod oids;
 pub mod reads;
 pub mod storages;
+pub mod stores;
 #[cfg(test)]
 mod tests;
 

@@ -6,15 +6,25 @@
 //! and they are merged. What belongs to the next tids (metadata, then objects) is asked before the
 //! caller wants it, within bounds of number and bytes.
 //!
+//! - here: transactions with their records;
+//! - `oids`: oids, current records;
+//! - `undo_log`: transactions, newest first;
+//! - `merge`: what the partitions have, merged.
+//!
 //! These iterators bypass the cache. What is committed while they run does not show up: the end is
 //! fixed when the first item is asked for.
 
-use std::collections::{BTreeMap, VecDeque};
+mod merge;
+mod oids;
+mod undo_log;
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use neo_common::protocol::Packet;
 use neo_common::types::{Oid, Partition, Tid};
 
+use self::merge::Tids;
 use super::client::{Client, unexpected};
 use super::pipeline::{Ordered, WINDOW_LEN};
 use crate::call::Call;
@@ -22,8 +32,8 @@ use crate::compression::Stored;
 use crate::error::{Error, Result};
 use crate::filestorage;
 
-/// Tids or oids asked from a partition at once.
-const CHUNK_LEN: u32 = 200;
+pub use oids::{CurrentRecord, CurrentRecords, Oids};
+pub use undo_log::UndoLog;
 
 /// Bytes of object data that may be received before the caller wants them.
 const AHEAD_BYTES_MAX: usize = 8 << 20;
@@ -75,114 +85,8 @@ pub struct DataRecord {
     pub data_txn: Option<Tid>,
 }
 
-/// A revision that is current.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CurrentRecord {
-    /// The object.
-    pub oid: Oid,
-    /// Transaction that wrote it.
-    pub tid: Tid,
-    /// Its data.
-    pub data: Bytes,
-}
-
 fn read(partition: Partition, packet: Packet) -> Call {
     Call::Read { partition, packet, ttid: None }
-}
-
-/// What one partition has in order: tids or oids.
-struct Row<T> {
-    items: VecDeque<T>,
-    /// From where to ask for more; `None` at the end.
-    next: Option<T>,
-}
-
-/// Merges what the partitions have.
-struct Merge<T> {
-    rows: Vec<Row<T>>,
-    requests: Ordered,
-}
-
-impl<T: Copy + Ord> Merge<T> {
-    /// `start`: `None` if there is nothing.
-    fn new(client: &Client, start: Option<T>) -> Result<Self> {
-        let partitions = client.partitions()?;
-        let row = || Row { items: VecDeque::new(), next: start };
-        let rows = (0..partitions).map(|_| row()).collect();
-        Ok(Self { rows, requests: Ordered::new(&client.shared) })
-    }
-
-    /// Removes and returns the smallest item.
-    fn pop(
-        &mut self,
-        request: impl Fn(Partition, T) -> Packet,
-        answer: impl Fn(Packet) -> Result<(Vec<T>, Option<T>)>,
-    ) -> Result<Option<T>> {
-        loop {
-            let mut asked = VecDeque::new();
-            for (partition, row) in (0..).zip(&self.rows) {
-                if row.items.is_empty()
-                    && let Some(next) = row.next
-                {
-                    self.requests.push(read(partition, request(partition, next)))?;
-                    asked.push_back(partition);
-                }
-            }
-            if asked.is_empty() {
-                break;
-            }
-            while let (Some(partition), Some(packet)) =
-                (asked.pop_front(), self.requests.pop_packet())
-            {
-                let row = &mut self.rows[partition as usize];
-                let (items, next) = answer(packet?)?;
-                // A storage that does not go on would be asked the same for ever.
-                let goes_on = next.is_none_or(|next| row.next.is_none_or(|before| next > before));
-                if !goes_on || !items.is_sorted() {
-                    return Err(Error::Refused("a storage does not answer in order".into()));
-                }
-                *row = Row { items: items.into(), next };
-            }
-        }
-        let first = self.rows.iter_mut().filter(|row| !row.items.is_empty());
-        let first = first.min_by_key(|row| row.items[0]);
-        Ok(first.and_then(|row| row.items.pop_front()))
-    }
-}
-
-/// Tids in a range, ascending.
-struct Tids {
-    merge: Merge<Tid>,
-    stop: Tid,
-}
-
-impl Tids {
-    fn new(client: &Client, start: Option<Tid>, stop: Option<Tid>) -> Result<Self> {
-        let last = client.last_tid()?;
-        let stop = stop.map_or(last, |stop| stop.min(last));
-        let start = Some(start.unwrap_or_default()).filter(|start| *start <= stop);
-        Ok(Self { merge: Merge::new(client, start)?, stop })
-    }
-
-    fn next(&mut self) -> Result<Option<Tid>> {
-        let stop = self.stop;
-        self.merge.pop(
-            |partition, min_tid| Packet::AskTIDsFrom {
-                min_tid,
-                max_tid: stop,
-                length: CHUNK_LEN,
-                partition,
-            },
-            |packet| match packet {
-                Packet::AnswerTIDsFrom { tids } => {
-                    let more = tids.len() >= CHUNK_LEN as usize;
-                    let next = tids.last().filter(|_| more).and_then(|last| last.next());
-                    Ok((tids, next.filter(|next| *next <= stop)))
-                }
-                other => Err(unexpected(&other)),
-            },
-        )
-    }
 }
 
 /// Objects of one transaction after the other: requests are made ahead.
@@ -342,7 +246,7 @@ struct Current {
 }
 
 impl Transactions {
-    pub(super) fn new(client: Client, start: Option<Tid>, stop: Option<Tid>) -> Self {
+    pub(in crate::api) fn new(client: Client, start: Option<Tid>, stop: Option<Tid>) -> Self {
         Self { client, start, stop, state: None, failed: None }
     }
 
@@ -383,7 +287,7 @@ impl Transactions {
             let tids = Tids::new(&self.client, self.start, self.stop)?;
             self.state = Some(Walk {
                 first: self.start.unwrap_or(Tid::ZERO),
-                partitions: tids.merge.rows.len() as u32,
+                partitions: tids.partitions(),
                 tids,
                 ended: false,
                 infos: Ordered::new(&self.client.shared),
@@ -528,228 +432,5 @@ impl filestorage::Source for Transactions {
         let total = stop.saturating_sub(first);
         let done = if walk.ended && walk.current.is_none() { total } else { at - first };
         filestorage::Progress { done: done.min(total), total, unit }
-    }
-}
-
-/// Oids in ascending order.
-pub struct Oids {
-    client: Client,
-    tid: Option<Tid>,
-    min_oid: Oid,
-    max_oid: Option<Oid>,
-    state: Option<(Merge<Oid>, Tid)>,
-    ended: bool,
-}
-
-impl Oids {
-    pub(super) fn new(
-        client: Client,
-        tid: Option<Tid>,
-        min_oid: Oid,
-        max_oid: Option<Oid>,
-    ) -> Self {
-        Self { client, tid, min_oid, max_oid, state: None, ended: false }
-    }
-
-    fn next_oid(&mut self) -> Result<Option<Oid>> {
-        if self.state.is_none() {
-            let tid = match self.tid {
-                Some(tid) => tid,
-                None => self.client.last_tid()?,
-            };
-            self.state = Some((Merge::new(&self.client, Some(self.min_oid))?, tid));
-        }
-        let Some((merge, tid)) = &mut self.state else { return Ok(None) };
-        let tid = *tid;
-        let max = self.max_oid.unwrap_or(Oid::INVALID);
-        let oid = merge.pop(
-            |partition, min_oid| Packet::AskOIDsFrom { partition, length: 1000, min_oid, tid },
-            |packet| match packet {
-                Packet::AnswerOIDsFrom { next_oid, oids } => {
-                    Ok((oids, next_oid.filter(|next| *next <= max)))
-                }
-                other => Err(unexpected(&other)),
-            },
-        )?;
-        Ok(oid.filter(|oid| *oid <= max))
-    }
-}
-
-impl Iterator for Oids {
-    type Item = Result<Oid>;
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.next_oid().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
-        next
-    }
-}
-
-/// Current revisions in order of oid.
-pub struct CurrentRecords {
-    client: Client,
-    oids: Oids,
-    before: Option<Tid>,
-    requests: Ordered,
-    asked: VecDeque<Oid>,
-    ended: bool,
-}
-
-impl CurrentRecords {
-    pub(super) fn new(client: Client, min_oid: Oid) -> Self {
-        let requests = Ordered::new(&client.shared);
-        let oids = Oids::new(client.clone(), None, min_oid, None);
-        Self { client, oids, before: None, requests, asked: VecDeque::new(), ended: false }
-    }
-
-    fn next_record(&mut self) -> Result<Option<CurrentRecord>> {
-        let before = match self.before {
-            Some(before) => before,
-            None => {
-                let last = self.client.last_tid()?;
-                self.oids.tid = Some(last);
-                *self.before.insert(last.next().unwrap_or(last))
-            }
-        };
-        loop {
-            while self.asked.len() < WINDOW_LEN
-                && let Some(oid) = self.oids.next().transpose()?
-            {
-                let packet = Packet::AskObject { oid, at: None, before: Some(before) };
-                self.requests.push(read(self.client.partition_of(oid.get())?, packet))?;
-                self.asked.push_back(oid);
-            }
-            self.requests.flush();
-            let Some(oid) = self.asked.pop_front() else { return Ok(None) };
-            match self.requests.pop_packet() {
-                Some(Ok(Packet::AnswerObject { serial, compression, checksum, data, .. })) => {
-                    let stored = Stored { compression, checksum, data };
-                    if stored.is_nothing() {
-                        continue;
-                    }
-                    let data = match stored.load() {
-                        Ok(data) => data,
-                        Err(_) => self.client.load_serial(oid, serial)?.data,
-                    };
-                    return Ok(Some(CurrentRecord { oid, tid: serial, data }));
-                }
-                Some(Ok(other)) => return Err(unexpected(&other)),
-                // Deleted by a pack meanwhile.
-                Some(Err(error)) if error.is_key_error() => {}
-                Some(Err(error)) => return Err(error),
-                None => return Ok(None),
-            }
-        }
-    }
-}
-
-impl Iterator for CurrentRecords {
-    type Item = Result<CurrentRecord>;
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.next_record().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
-        next
-    }
-}
-
-/// Transactions, newest first.
-///
-/// The protocol has positions per partition only: the newest `n` of all are among the newest `n` of
-/// each partition. `n` doubles as the caller goes on. (Upstream adds up positions of different
-/// storages, which is wrong.)
-pub struct UndoLog {
-    client: Client,
-    /// Tids known so far, the newest last.
-    tids: Vec<Tid>,
-    /// Number of newest tids that each partition gave; all if `complete`.
-    depth: u64,
-    complete: bool,
-    last_given: Option<Tid>,
-    infos: VecDeque<TransactionInfo>,
-    ended: bool,
-}
-
-impl UndoLog {
-    pub(super) fn new(client: Client) -> Self {
-        Self {
-            client,
-            tids: Vec::new(),
-            depth: 0,
-            complete: false,
-            last_given: None,
-            infos: VecDeque::new(),
-            ended: false,
-        }
-    }
-
-    fn next_info(&mut self) -> Result<Option<TransactionInfo>> {
-        while self.infos.is_empty() {
-            if self.tids.is_empty() {
-                if self.complete {
-                    return Ok(None);
-                }
-                self.go_deeper()?;
-                continue;
-            }
-            let partitions = self.client.partitions()?;
-            let mut requests = Ordered::new(&self.client.shared);
-            for _ in 0..WINDOW_LEN.min(self.tids.len()) {
-                let Some(tid) = self.tids.pop() else { break };
-                self.last_given = Some(tid);
-                let packet = Packet::AskTransactionInformation { tid };
-                requests.push(read(tid.partition(partitions), packet))?;
-            }
-            while let Some(packet) = requests.pop_packet() {
-                match packet {
-                    Ok(packet) => self.infos.push_back(packet.try_into()?),
-                    // Packed away meanwhile.
-                    Err(Error::TidNotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(self.infos.pop_front())
-    }
-
-    fn go_deeper(&mut self) -> Result<()> {
-        let partitions = self.client.partitions()?;
-        self.depth = if self.depth == 0 { 32 } else { self.depth * 4 };
-        let mut requests = Ordered::new(&self.client.shared);
-        for partition in 0..partitions {
-            let packet = Packet::AskTIDs { first: 0, last: self.depth, partition };
-            requests.push(read(partition, packet))?;
-        }
-        // A partition that gave all it was asked for may have more below its oldest one.
-        let mut safe_from = Tid::ZERO;
-        let mut tids = BTreeMap::new();
-        while let Some(packet) = requests.pop_packet() {
-            let Packet::AnswerTIDs { tids: row } = packet? else { continue };
-            if row.len() as u64 >= self.depth {
-                let oldest = row.iter().min().copied().unwrap_or_default();
-                safe_from = safe_from.max(oldest);
-            }
-            tids.extend(row.into_iter().map(|tid| (tid, ())));
-        }
-        self.complete = safe_from == Tid::ZERO;
-        let below = |tid: &Tid| self.last_given.is_none_or(|last| *tid < last);
-        self.tids = tids.into_keys().filter(|tid| *tid >= safe_from && below(tid)).collect();
-        Ok(())
-    }
-}
-
-impl Iterator for UndoLog {
-    type Item = Result<TransactionInfo>;
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let next = self.next_info().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
-        next
     }
 }
