@@ -38,6 +38,8 @@ pub(super) struct Connection<A: App> {
     pub dirty: bool,
     /// Nothing is read from the peer.
     pub paused: bool,
+    /// The peer does not read what is sent to it.
+    pub full: bool,
     /// We use the peer; the peer uses us (only meaningful between storages).
     pub client: bool,
     pub server: bool,
@@ -62,6 +64,7 @@ impl<A: App> Connection<A> {
             out: OutBuffer::default(),
             dirty: false,
             paused: false,
+            full: false,
             client: !accepted,
             server: accepted,
             idle_at: None,

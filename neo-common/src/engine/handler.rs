@@ -93,6 +93,8 @@ pub trait Handler<A: App>: Sync {
     }
     /// A connection that we opened is up.
     fn completed(&self, _app: &mut A, _io: &mut Io<'_, A>, _conn: ConnId) {}
+    /// The peer has read what it was sent: it is not [`Io::is_full`] any more.
+    fn drained(&self, _app: &mut A, _io: &mut Io<'_, A>, _conn: ConnId) {}
     /// The connection is gone; `tickets` are the requests that will never be answered. Told exactly
     /// once for each connection. The peer's address and nid can still be asked.
     fn lost(

@@ -47,6 +47,8 @@ pub enum Input<'a, A: App> {
     Connected(ConnId),
     /// Bytes received, in order.
     Bytes(ConnId, &'a [u8]),
+    /// Much of what was sent to the peer waits because it does not read (`true`), or not any more.
+    Full(ConnId, bool),
     /// The connection failed, or was closed by the peer. Bytes received before came before.
     Closed(ConnId),
     /// A job is done.
@@ -218,6 +220,12 @@ impl<A: App> Io<'_, A> {
             c.paused = paused;
             self.state.outputs.push_back(Output::Read(conn, !paused));
         }
+    }
+
+    /// Whether the peer does not read what is sent to it: what it asks can wait. See
+    /// [`Handler::drained`].
+    pub fn is_full(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(|c| c.full)
     }
 
     // Packets.

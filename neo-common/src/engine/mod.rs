@@ -244,6 +244,7 @@ impl<A: App> Engine<A> {
             }
             Input::Connected(conn) => self.connected(conn),
             Input::Bytes(conn, bytes) => self.bytes(conn, bytes),
+            Input::Full(conn, is_full) => self.full(conn, is_full),
             Input::Closed(conn) => self.closed(conn),
             Input::JobDone(id, done) => {
                 let after = self.state.jobs.remove(&id).expect("a job is done once");
@@ -378,6 +379,16 @@ impl<A: App> Engine<A> {
         self.state.put(conn, id, &Packet::Error { code, message });
         if close {
             self.state.close(conn, Flush::Yes);
+        }
+    }
+
+    fn full(&mut self, conn: ConnId, is_full: bool) {
+        let Some(c) = self.state.conns.get_mut(&conn).filter(|c| !c.closing) else { return };
+        c.full = is_full;
+        if !is_full {
+            let handler = c.handler();
+            handler.drained(&mut self.app, &mut Io { state: &mut self.state }, conn);
+            self.settle();
         }
     }
 

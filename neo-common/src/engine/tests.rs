@@ -56,6 +56,10 @@ impl Handler<Node> for First {
     fn completed(&self, app: &mut Node, _: &mut Io<'_, Node>, _: ConnId) {
         app.log.push("completed".into());
     }
+    fn drained(&self, app: &mut Node, io: &mut Io<'_, Node>, conn: ConnId) {
+        assert!(!io.is_full(conn));
+        app.log.push("drained".into());
+    }
     fn lost(
         &self,
         app: &mut Node,
@@ -312,4 +316,15 @@ fn timers_fire_in_order_of_time() {
     engine.handle(Input::Timeout, now);
     assert_eq!(engine.app.log[1..], ["timer 2", "timer 1"]);
     assert_eq!(engine.deadline(), None);
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_told_apart() {
+    let mut pair = Pair::new();
+    pair.server.handle(Input::Full(pair.peer, true), pair.now);
+    assert!(io(&mut pair.server).is_full(pair.peer));
+    assert_eq!(pair.server.app.log.len(), 0);
+    pair.server.handle(Input::Full(pair.peer, false), pair.now);
+    assert_eq!(pair.server.app.log, ["drained"]);
+    pair.server.handle(Input::Full(ConnId::new(99), true), pair.now);
 }

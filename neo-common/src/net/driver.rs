@@ -293,12 +293,17 @@ impl<A: App, H: Host<A>> Driver<A, H> {
 
     fn write(&mut self, conn: ConnId) {
         let Some(socket) = self.sockets.get_mut(&conn) else { return };
-        let was_full = socket.out_len() >= OUT_BYTES_HIGH;
         if let Err(error) = socket.write() {
             log::debug!("{conn:?} broken: {error}");
             self.broken(conn);
-        } else if was_full && socket.out_len() < OUT_BYTES_HIGH {
-            self.ready.push(conn);
+            return;
+        }
+        let is_full = socket.out_len() >= OUT_BYTES_HIGH;
+        if is_full != std::mem::replace(&mut socket.full, is_full) {
+            if !is_full {
+                self.ready.push(conn);
+            }
+            self.input(Input::Full(conn, is_full));
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Socket {
     pub ending: bool,
     out: VecDeque<Bytes>,
     out_len: usize,
+    /// What the core was told: much waits to be sent.
+    pub full: bool,
 }
 
 impl Socket {
@@ -88,6 +90,7 @@ impl Socket {
             ending: false,
             out: VecDeque::new(),
             out_len: 0,
+            full: false,
         }
     }
 
