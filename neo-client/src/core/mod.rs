@@ -49,13 +49,14 @@ use self::oids::OidPool;
 use self::reads::Read;
 use self::storages::StorageLink;
 use crate::cache::Cache;
-use crate::call::{Answer, Call, EVENTS, LoadId, Record};
+use crate::call::{Answer, Call, EVENTS, Record};
 use crate::error::Error;
 use crate::handlers;
 use crate::options::Options;
 use crate::transactions::Transaction;
 
-/// Names something that was asked and is not replied yet.
+/// Names something that was asked and is not replied yet. A load has the id of the operation that
+/// reads it.
 pub type OpId = u64;
 
 /// What to do with an answer.
@@ -391,6 +392,3 @@ impl App for ClientCore {
         self.bootstrap.nid.map_or_else(|| "C".into(), |nid| nid.to_string())
     }
 }
-
-/// A load is named by the operation that reads it first.
-const _: fn(OpId) -> LoadId = |op| op;
