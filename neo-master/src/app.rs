@@ -8,10 +8,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 
-use neo_common::engine::{App, CallId, EXIT_BY_SIGNAL, Handler, Io, Signal};
+use neo_common::engine::{App, CallId, EXIT_BY_SIGNAL, Handler, Io, Signal, bootstrap};
 use neo_common::limits::{CELLS_MAX, PARTITIONS_MAX};
-use neo_common::types::{NodeId, Ttid, nid_str};
+use neo_common::types::{NodeId, Tid, Ttid, nid_str};
 
+use crate::backup;
 use crate::cluster::Cluster;
 use crate::commit;
 use crate::handlers;
@@ -62,8 +63,8 @@ pub enum OptionsError {
     SameUpstream,
     /// The upstream cluster has no master.
     NoUpstreamMaster,
-    /// Backup clusters are not supported yet.
-    NoBackup,
+    /// There is nothing to back up.
+    NoUpstream,
 }
 
 impl fmt::Display for OptionsError {
@@ -76,9 +77,7 @@ impl fmt::Display for OptionsError {
                 f.write_str("upstream cluster name must be different from cluster name")
             }
             Self::NoUpstreamMaster => f.write_str("at least one upstream master must be defined"),
-            Self::NoBackup => {
-                f.write_str("backup clusters (--upstream-*, --backup) are not supported yet")
-            }
+            Self::NoUpstream => f.write_str(backup::NO_UPSTREAM),
         }
     }
 }
@@ -98,9 +97,8 @@ impl Options {
         match &self.upstream {
             Some(upstream) if upstream.cluster == self.cluster => Err(OptionsError::SameUpstream),
             Some(upstream) if upstream.masters.is_empty() => Err(OptionsError::NoUpstreamMaster),
-            Some(_) => Err(OptionsError::NoBackup),
-            None if self.backup => Err(OptionsError::NoBackup),
-            None => Ok(()),
+            None if self.backup => Err(OptionsError::NoUpstream),
+            Some(_) | None => Ok(()),
         }
     }
 }
@@ -123,6 +121,10 @@ pub enum Ticket {
     },
     /// `RequestIdentification` to another master.
     Identification,
+    /// `AskLastTransaction` to the upstream master.
+    Upstream,
+    /// `AskPackOrders` to the upstream master; what is known from there will be told to storages.
+    UpstreamPackOrders(Tid),
 }
 
 /// What the driver does for a master.
@@ -139,6 +141,8 @@ pub struct Master {
     pub cluster: Cluster,
     /// What it is doing.
     pub phase: Phase,
+    /// The cluster that is backed up, if any.
+    pub upstream: backup::Upstream,
 }
 
 impl Master {
@@ -148,8 +152,9 @@ impl Master {
     /// If the options make no sense.
     pub fn new(options: Options) -> Result<Self, OptionsError> {
         options.check()?;
+        let upstream = backup::Upstream::new(&options);
         let cluster = Cluster::new(options).map_err(|_| OptionsError::TooManyPartitions)?;
-        Ok(Self { cluster, phase: Phase::Closing })
+        Ok(Self { cluster, phase: Phase::Closing, upstream })
     }
 
     /// Logs all that helps to understand what is going on.
@@ -208,6 +213,9 @@ impl App for Master {
         commit::retry_delayed(self, io);
         if let Some(transition) = self.phase.advance(&mut self.cluster, io) {
             io.transition(transition);
+        }
+        if matches!(&self.phase, Phase::Backup(backup) if backup.wants_upstream()) {
+            bootstrap::poll(self, io);
         }
         if let Some(masters) = self.cluster.nm.take_changed_masters() {
             io.submit(Job::SaveMasters(masters), ());

@@ -9,17 +9,19 @@
 //! `NotifyPartitionChanges`; the caller broadcasts them with the next [`PartitionTable::next_ptid`].
 //! [`tweak`] decides where cells go.
 
+mod backup;
 #[cfg(test)]
 mod tests;
 mod tweak;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use neo_common::partition_table::{Cell, PartitionTable as Table, TableError};
 use neo_common::protocol::{CellState, Rows};
 use neo_common::types::{NodeId, Partition, Ptid};
 
+pub use backup::BackupCell;
 pub use tweak::Topology;
 
 /// Changed cells, as in `NotifyPartitionChanges`.
@@ -60,6 +62,8 @@ pub struct PartitionTable {
     /// Out-of-date cells whose node asked which transactions are unfinished. Before that, being
     /// told that such a cell is replicated means nothing: it is about an older replication.
     updatable: BTreeSet<(Partition, NodeId)>,
+    /// In a backup cluster, how far cells are.
+    backup: BTreeMap<(Partition, NodeId), BackupCell>,
 }
 
 impl PartitionTable {
@@ -79,7 +83,7 @@ impl PartitionTable {
         let mut table = Table::new();
         table.load(Some(ptid), replicas, rows)?;
         let members = table.nodes().collect();
-        *self = Self { table, members, updatable: BTreeSet::new() };
+        *self = Self { table, members, ..Self::default() };
         Ok(())
     }
 
@@ -148,6 +152,9 @@ impl PartitionTable {
         let old = self.table.set_cell(partition, nid, state)?;
         self.members.insert(nid);
         self.updatable.remove(&(partition, nid));
+        if !state.is_readable() {
+            self.backup.remove(&(partition, nid));
+        }
         Ok(old)
     }
 
@@ -200,6 +207,12 @@ impl PartitionTable {
         }
     }
 
+    /// Whether the end of a replication would make a cell up-to-date.
+    pub fn is_updatable(&self, nid: NodeId, partition: Partition) -> bool {
+        self.updatable.contains(&(partition, nid))
+            && self.table.cell_state(partition, nid) == Some(CellState::OutOfDate)
+    }
+
     /// A cell is replicated: it becomes up-to-date, and FEEDING cells that it replaces are
     /// discarded. No change if this was about a replication that does not count any more.
     ///
@@ -210,9 +223,10 @@ impl PartitionTable {
         nid: NodeId,
         partition: Partition,
     ) -> Result<Changes, PartitionTableError> {
-        let state = self.table.cell_state(partition, nid);
-        let state = state.ok_or(PartitionTableError::NotAssigned)?;
-        if state != CellState::OutOfDate || !self.updatable.contains(&(partition, nid)) {
+        if !self.table.is_assigned(partition, nid) {
+            return Err(PartitionTableError::NotAssigned);
+        }
+        if !self.is_updatable(nid, partition) {
             return Ok(Vec::new());
         }
         self.put_cell(partition, nid, CellState::UpToDate);

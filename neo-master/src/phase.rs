@@ -6,7 +6,7 @@
 //!               +--------------------- another master wins ------------------> Secondary
 //!               |   +------------- all other masters are down or secondary ------+
 //!               |   v
-//!   start --> Recovery --> Verification --> Service
+//!   start --> Recovery --> Verification --> Service or Backup
 //!               ^                |             |     the last readable cell of a partition is
 //!               +----------------+-------------+     lost, or truncation
 //!
@@ -15,12 +15,13 @@
 //!
 //! [`Master::change_phase`] is the only place that changes the phase. It runs between two packets.
 
-use neo_common::engine::{ConnId, Io};
+use neo_common::engine::{ConnId, Io, bootstrap};
 use neo_common::node::{Node, NodeKey};
 use neo_common::protocol::{ClusterState, NodeState, NodeType, Packet};
 use neo_common::types::Tid;
 
 use crate::app::Master;
+use crate::backup::{Backup, NO_UPSTREAM};
 use crate::cluster::Cluster;
 use crate::recovery::Recovery;
 use crate::secondary::Secondary;
@@ -35,6 +36,8 @@ pub enum Phase {
     Verification(Verification),
     /// Serving clients.
     Service,
+    /// Following another cluster.
+    Backup(Backup),
     /// Waiting for the transactions that are being finished.
     Stopping,
     /// Not started, or about to exit.
@@ -55,6 +58,12 @@ pub enum Transition {
         /// Where to truncate.
         truncate: Option<Tid>,
     },
+    /// The operator wants to follow the upstream cluster (again).
+    StartBackup,
+    /// Stop following the upstream cluster.
+    StopBackup,
+    /// All cells are complete up to the backup tid: truncate there and recover.
+    LeaveBackup,
     /// The operator wants to stop.
     Stop,
     /// Nothing is waited for any more: exit.
@@ -72,6 +81,7 @@ impl Phase {
             Self::Recovery(_) => "recovery",
             Self::Verification(_) => "verification",
             Self::Service => "service",
+            Self::Backup(_) => "backup",
             Self::Stopping => "stopping",
             Self::Closing => "closing",
             Self::Secondary(_) => "secondary",
@@ -89,6 +99,7 @@ impl Phase {
             Self::Verification(verification) => verification.advance(cluster, io),
             Self::Stopping => (!cluster.tm.has_pending()).then_some(Transition::Close),
             Self::Secondary(secondary) => secondary.advance(cluster, io),
+            Self::Backup(backup) => backup.advance(cluster),
             Self::Service | Self::Closing => None,
         }
     }
@@ -98,24 +109,51 @@ impl Master {
     /// Applies a change of phase. One that came too late, because the phase changed meanwhile, is
     /// ignored.
     pub fn change_phase(&mut self, io: &mut Io<'_, Self>, transition: Transition) {
-        let Self { cluster, phase } = self;
-        match (transition, &*phase) {
+        if matches!(transition, Transition::Recover { .. } | Transition::Stop) {
+            self.leave_upstream(io);
+        }
+        let Self { cluster, phase, .. } = self;
+        match (transition, &mut *phase) {
             (Transition::Verify, Phase::Recovery(_)) => {
                 cluster.tm.reset();
                 cluster.set_state(io, ClusterState::Verifying);
                 *phase = Phase::Verification(Verification::new(cluster));
             }
-            (Transition::Serve, Phase::Verification(_)) => serve(cluster, phase, io),
-            (Transition::Recover { truncate }, Phase::Verification(_) | Phase::Service) => {
+            (Transition::Serve, Phase::Verification(_)) => *phase = serve(cluster, io),
+            (
+                Transition::Recover { truncate },
+                Phase::Verification(_) | Phase::Service | Phase::Backup(_),
+            ) => {
+                log::error!("No longer operational");
+                // Automatic restart, except if this truncates or tries to.
+                cluster.startup_allowed = cluster.truncate_tid.is_none() && truncate.is_none();
                 stop_operation(cluster, io, truncate);
                 *phase = Phase::Recovery(Recovery::start(cluster, io));
             }
-            (Transition::Recover { .. }, Phase::Stopping)
-            | (Transition::Close, Phase::Stopping) => {
+            (Transition::StartBackup, Phase::Service | Phase::Backup(_))
+                if cluster.options.upstream.is_some() =>
+            {
+                begin_backup(cluster, io);
+                *phase = Phase::Backup(Backup::start(cluster, io));
+            }
+            (Transition::StopBackup, Phase::Backup(_)) => {
+                self.leave_upstream(io);
+                if let Phase::Backup(backup) = &mut self.phase {
+                    backup.stop(&mut self.cluster, io);
+                }
+            }
+            (Transition::LeaveBackup, Phase::Backup(_)) => {
+                leave_backup(cluster, io);
+                *phase = Phase::Recovery(Recovery::start(cluster, io));
+            }
+            (Transition::Recover { .. } | Transition::Close, Phase::Stopping) => {
                 close(cluster, io, 0);
                 *phase = Phase::Closing;
             }
-            (Transition::Stop, Phase::Recovery(_) | Phase::Verification(_) | Phase::Service) => {
+            (
+                Transition::Stop,
+                Phase::Recovery(_) | Phase::Verification(_) | Phase::Service | Phase::Backup(_),
+            ) => {
                 cluster.set_state(io, ClusterState::Stopping);
                 cluster.is_stopping = true;
                 *phase = Phase::Stopping;
@@ -129,18 +167,62 @@ impl Master {
             (late, phase) => log::debug!("too late in {}: {late:?}", phase.name()),
         }
     }
+
+    /// The upstream cluster is not followed any more.
+    fn leave_upstream(&mut self, io: &mut Io<'_, Self>) {
+        if let Phase::Backup(backup) = &mut self.phase {
+            backup.unfollow(&mut self.cluster, io);
+            bootstrap::cancel(self, io);
+        }
+    }
 }
 
-fn serve(cluster: &mut Cluster, phase: &mut Phase, io: &mut Io<'_, Master>) {
-    if cluster.backup_tid.is_some() && cluster.options.upstream.is_none() {
-        log::error!("{}", crate::backup::NO_UPSTREAM);
+/// Verification is done.
+fn serve(cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Phase {
+    if cluster.options.backup && cluster.last_tid == Tid::ZERO {
+        cluster.pt.set_backup_tids(|_| Tid::ZERO);
+        cluster.backup_tid = Some(Tid::ZERO);
+    }
+    if cluster.backup_tid.is_none() {
+        log::info!("provide service");
+        cluster.set_state(io, ClusterState::Running);
+        Phase::Service
+    } else if cluster.options.upstream.is_some() {
+        Phase::Backup(Backup::start(cluster, io))
+    } else {
+        log::error!("{NO_UPSTREAM}");
         close(cluster, io, 1);
-        *phase = Phase::Closing;
+        Phase::Closing
+    }
+}
+
+/// From now on, storages are complete up to the last transaction.
+fn begin_backup(cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+    if cluster.backup_tid.is_some() {
+        cluster.pt.clear_replicating();
         return;
     }
-    *phase = Phase::Service;
-    log::info!("provide service");
-    cluster.set_state(io, ClusterState::Running);
+    let tid = cluster.last_tid;
+    cluster.backup_tid = Some(tid);
+    cluster.pt.set_backup_tids(|_| tid);
+    for (nid, conn) in cluster.storages().collect::<Vec<_>>() {
+        if cluster.is_running(nid) {
+            io.send(conn, Packet::StartOperation { backup: true });
+        }
+    }
+}
+
+/// All storages are truncated at the backup tid, even if this changes nothing: that is how they
+/// leave the backup mode.
+fn leave_backup(cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+    let Some(tid) = cluster.backup_tid.take() else { return };
+    if tid < cluster.last_tid {
+        log::warn!("Truncating at {tid} (last_tid was {})", cluster.last_tid);
+    }
+    // Nothing is lost without the storages that are missing if nothing is truncated.
+    cluster.startup_allowed = tid >= cluster.last_tid;
+    cluster.pt.clear_replicating();
+    stop_operation(cluster, io, Some(tid));
 }
 
 /// Begins to play the primary role, with no connection.
@@ -177,9 +259,6 @@ pub fn disconnect_all(cluster: &mut Cluster, io: &mut Io<'_, Master>, kept: Opti
 
 /// Ends the service: storages wait for the end of the next recovery, clients are disconnected.
 fn stop_operation(cluster: &mut Cluster, io: &mut Io<'_, Master>, truncate: Option<Tid>) {
-    log::error!("No longer operational");
-    // Automatic restart, except if this truncates or tries to.
-    cluster.startup_allowed = cluster.truncate_tid.is_none() && truncate.is_none();
     cluster.clear_ready();
     let mut changed = Vec::new();
     let nodes: Vec<_> = cluster

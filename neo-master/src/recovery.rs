@@ -151,6 +151,11 @@ impl Recovery {
             if let Some(packet) = cluster.partition_changes(changes) {
                 cluster.send_to_admins(io, &packet);
             }
+            if cluster.backup_tid.is_some() {
+                let tid_of = |nid: NodeId| self.backup_tids.get(&nid).copied().flatten();
+                cluster.pt.set_backup_tids(|nid| tid_of(nid).unwrap_or(Tid::ZERO));
+                cluster.backup_tid = Some(cluster.pt.backup_tid());
+            }
         }
     }
 

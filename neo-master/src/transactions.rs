@@ -114,6 +114,8 @@ pub struct TransactionManager {
     /// Greatest ttid or tid that was ever given or found.
     last_used: Tid,
     last_oid: Oid,
+    /// Greatest oid that was ever given or found.
+    last_used_oid: Oid,
     first_tid: Tid,
     delayed: EventQueue<(), (ReplyTo, Delayed)>,
     /// Something changed that may allow delayed requests.
@@ -141,6 +143,7 @@ impl TransactionManager {
             imposed: None,
             last_used: Tid::ZERO,
             last_oid: Oid::ZERO,
+            last_used_oid: Oid::ZERO,
             first_tid: Tid::MAX,
             delayed: EventQueue::default(),
             retry: false,
@@ -150,7 +153,8 @@ impl TransactionManager {
     /// Forgets everything but the last ids that were used: tids keep increasing, and an oid that was
     /// given but not stored yet is not given again.
     pub fn reset(&mut self) {
-        *self = Self { last_used: self.last_used, last_oid: self.last_oid, ..Self::new() };
+        let Self { last_used, last_used_oid, .. } = *self;
+        *self = Self { last_used, last_used_oid, ..Self::new() };
     }
     /// Forgets all transactions and delayed requests. The last ids can still be asked.
     pub fn abandon(&mut self) {
@@ -169,8 +173,9 @@ impl TransactionManager {
     /// Objects up to this oid may exist.
     pub fn set_last_oid(&mut self, oid: Oid) {
         self.last_oid = self.last_oid.max(oid);
+        self.last_used_oid = self.last_used_oid.max(oid);
     }
-    /// Greatest oid that was given or stored.
+    /// Greatest oid that was given or stored since the database was verified.
     pub const fn last_oid(&self) -> Oid {
         self.last_oid
     }
@@ -191,9 +196,11 @@ impl TransactionManager {
     }
     /// Gives consecutive oids that were never given. `None` if there are not enough.
     pub fn new_oids(&mut self, count: u32) -> Option<Vec<Oid>> {
-        let old = self.last_oid.get();
+        let old = self.last_used_oid.get();
         let last = old.checked_add(u64::from(count)).filter(|last| *last < Oid::INVALID.get())?;
-        self.last_oid = Oid::new(last);
+        if count > 0 {
+            self.set_last_oid(Oid::new(last));
+        }
         Some((old..last).map(|oid| Oid::new(oid + 1)).collect())
     }
 

@@ -16,7 +16,7 @@ use crate::app::{Master, Ticket};
 use crate::backup::NO_UPSTREAM;
 use crate::cluster::Cluster;
 use crate::partition_table::Drop;
-use crate::phase::Transition;
+use crate::phase::{Phase, Transition};
 
 /// Relays the commands of operators.
 pub struct AdministrationHandler;
@@ -54,7 +54,7 @@ impl Handler<Master> for AdministrationHandler {
             Packet::Truncate { tid } => truncate(&app.cluster, io, tid)?,
             Packet::Repair { nids, dry_run } => repair(&app.cluster, io, &nids, dry_run)?,
             Packet::CheckReplicas { partitions, min_tid, max_tid } => {
-                check_replicas(&app.cluster, io, partitions, min_tid, max_tid)?
+                check_replicas(app, io, partitions, min_tid, max_tid)?
             }
             Packet::FlushLog {} => {
                 for other in app.cluster.nm.connected().filter_map(Node::established) {
@@ -144,13 +144,14 @@ fn set_cluster_state(
                      clients"
                 )));
             }
-            return Err(Fault::denied(NO_UPSTREAM));
+            if cluster.options.upstream.is_none() {
+                return Err(Fault::denied(NO_UPSTREAM));
+            }
+            io.transition(Transition::StartBackup);
         }
+        ClusterState::StoppingBackup => io.transition(Transition::StopBackup),
         ClusterState::Stopping => io.transition(Transition::Stop),
-        ClusterState::StoppingBackup
-        | ClusterState::Recovering
-        | ClusterState::Running
-        | ClusterState::BackingUp => {}
+        ClusterState::Recovering | ClusterState::Running | ClusterState::BackingUp => {}
     }
     Ok(Packet::ack("Cluster state changed"))
 }
@@ -349,13 +350,23 @@ fn repair(
 }
 
 fn check_replicas(
-    cluster: &Cluster,
+    app: &Master,
     io: &mut Io<'_, Master>,
     partitions: Map<Partition, Option<NodeId>>,
     min_tid: Tid,
     max_tid: Option<Tid>,
 ) -> Result<Packet, Fault> {
-    let max_tid = max_tid.filter(|tid| *tid != Tid::ZERO).unwrap_or(cluster.last_tid);
+    let Master { cluster, phase, upstream } = app;
+    // The cells of a backup cluster are also compared with those of the upstream cluster.
+    let backup = match phase {
+        Phase::Backup(backup) => Some(backup),
+        _ => None,
+    };
+    let last_tid = match backup {
+        Some(_) => cluster.pt.shared_backup_tid_of(partitions.0.iter().map(|(p, _)| *p)),
+        None => cluster.last_tid,
+    };
+    let max_tid = max_tid.unwrap_or(last_tid);
     if min_tid > max_tid {
         log::warn!("nothing to check: min_tid={min_tid} > max_tid={max_tid}");
         return Ok(Packet::ack(""));
@@ -377,11 +388,18 @@ fn check_replicas(
                 Some(node.and_then(Node::address).ok_or_else(invalid)?)
             }
         };
-        let Some(last) = readable.last().filter(|_| readable.len() > 1) else { continue };
+        let others = readable.len() + usize::from(backup.is_some() && source.is_none());
+        let Some(last) = readable.last().filter(|_| others > 1) else { continue };
         // As few nodes as possible compare.
         let nid = *readable.iter().find(|nid| used.contains(*nid)).unwrap_or(last);
         used.insert(nid);
-        let source = (String::new(), source);
+        let source = match (source, backup) {
+            (None, Some(backup)) => {
+                let Some(source) = backup.source(upstream, io, partition) else { continue };
+                (upstream.bootstrap.cluster.clone(), Some(source))
+            }
+            (source, _) => (String::new(), source),
+        };
         orders.push((nid, Packet::CheckPartition { partition, source, min_tid, max_tid }));
     }
     for (nid, order) in orders {

@@ -124,6 +124,12 @@ impl Handler<Master> for ClientBackupServiceHandler {
         match packet {
             // Finding the last oid up to the backup tid would be work that no client needs.
             Packet::AskLastIDs {} => Err(read_only(MESSAGE)),
+            // There may be no such transaction, but all cells are complete up to there.
+            Packet::AskLastTransaction {} => {
+                let tid = app.cluster.pt.shared_backup_tid();
+                io.answer(conn, id, Packet::AnswerLastTransaction { tid });
+                Ok(())
+            }
             _ => read_packet(app, io, conn, id, packet),
         }
     }

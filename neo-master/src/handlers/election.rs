@@ -300,7 +300,7 @@ fn notify_node_information(
     timestamp: f64,
     nodes: &[NodeEntry],
 ) -> Handled {
-    let Master { cluster, phase: Phase::Secondary(secondary) } = app else { return Ok(()) };
+    let Master { cluster, phase: Phase::Secondary(secondary), .. } = app else { return Ok(()) };
     let own_nid = cluster.own_nid();
     let bind = Some(cluster.options.bind);
     for &(node_type, address, nid, state, _) in nodes {

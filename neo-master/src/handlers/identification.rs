@@ -13,6 +13,7 @@ use neo_common::types::{NodeId, Partition};
 
 use super::{MasterHandler, administration, client, of_master, of_storage, root_packet};
 use crate::app::Master;
+use crate::backup::notify_upstream_admin;
 use crate::cluster::{Cluster, Extra};
 use crate::phase::{Phase, Transition};
 
@@ -169,7 +170,11 @@ fn identify(
     cluster.send_all_nodes(io, key);
     match request.node_type {
         NodeType::Master => {}
-        NodeType::Admin | NodeType::Client => io.send(conn, cluster.partition_table()),
+        NodeType::Admin => {
+            io.send(conn, cluster.partition_table());
+            notify_upstream_admin(cluster, &app.upstream, io);
+        }
+        NodeType::Client => io.send(conn, cluster.partition_table()),
         NodeType::Storage => storage_identified(cluster, io, key, conn),
     }
     Ok(())
@@ -365,7 +370,7 @@ fn redirect(
     address: Option<SocketAddr>,
     id_timestamp: Option<f64>,
 ) -> Handled {
-    let Master { cluster, phase: Phase::Secondary(secondary) } = app else {
+    let Master { cluster, phase: Phase::Secondary(secondary), .. } = app else {
         return Err(Fault::Close);
     };
     if address == Some(cluster.options.bind) {

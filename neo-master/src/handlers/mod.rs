@@ -13,11 +13,13 @@
 //! | [`election::ElectionHandler`] | another master | recovery |
 //! | [`election::SecondaryHandler`] | a secondary master | verification, service |
 //! | [`election::PrimaryHandler`] | the primary master | secondary |
+//! | [`backup::BackupHandler`] | the primary master of the upstream cluster | backup |
 //!
 //! Where upstream asserts something about what a peer sends, there is a [`Fault`]: the connection is
 //! closed, the master goes on.
 
 pub mod administration;
+pub mod backup;
 pub mod client;
 pub mod election;
 pub mod identification;
@@ -40,9 +42,11 @@ pub fn acceptor(phase: &Phase) -> MasterHandler {
     match phase {
         Phase::Secondary(_) => &identification::SecondaryIdentificationHandler,
         Phase::Closing => &ClosedHandler,
-        Phase::Recovery(_) | Phase::Verification(_) | Phase::Service | Phase::Stopping => {
-            &identification::IdentificationHandler
-        }
+        Phase::Recovery(_)
+        | Phase::Verification(_)
+        | Phase::Service
+        | Phase::Backup(_)
+        | Phase::Stopping => &identification::IdentificationHandler,
     }
 }
 
@@ -109,7 +113,7 @@ pub fn base_packet(
         Packet::AskClusterState {} => Packet::AnswerClusterState { state: Some(app.cluster.state) },
         Packet::AskRecovery {} => Packet::AnswerRecovery {
             ptid: pt.table().ptid(),
-            backup_tid: app.cluster.backup_tid,
+            backup_tid: app.cluster.backup_tid.map(|_| pt.backup_tid()),
             truncate_tid: app.cluster.truncate_tid,
         },
         Packet::AskLastIDs {} => Packet::AnswerLastIDs {

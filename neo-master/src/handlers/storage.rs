@@ -4,7 +4,7 @@
 
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, Lost};
 use neo_common::protocol::{ErrorCode, MsgId, NodeState, Packet};
-use neo_common::types::{NodeId, nid_str};
+use neo_common::types::{NodeId, Partition, Tid, nid_str};
 
 use super::{base_failure, base_packet};
 use crate::app::{Master, Ticket};
@@ -85,7 +85,7 @@ impl Handler<Master> for RecoveryHandler {
         _: Lost,
         _: Vec<Ticket>,
     ) {
-        let Master { cluster, phase } = app;
+        let Master { cluster, phase, .. } = app;
         if let Some(key) = cluster.nm.unlink(conn)
             && cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down)
         {
@@ -197,29 +197,19 @@ impl Handler<Master> for StorageServiceHandler {
                 }
             }
             Packet::AskUnfinishedTransactions { partitions } => {
-                // Not the last tid that was given: with imposed tids, the storages that already
-                // serve these partitions may not have locked it yet.
-                let max_tid = cluster.last_tid;
-                let ttids = cluster.tm.wait_for_all(nid);
+                let (max_tid, ttids) = if cluster.backup_tid.is_some() {
+                    (cluster.pt.shared_backup_tid(), Vec::new())
+                } else {
+                    // Not the last tid that was given: with imposed tids, the storages that
+                    // already serve these partitions may not have locked it yet.
+                    (cluster.last_tid, cluster.tm.wait_for_all(nid))
+                };
                 io.answer(conn, id, Packet::AnswerUnfinishedTransactions { max_tid, ttids });
                 cluster.pt.set_updatable(nid, &partitions);
                 Ok(())
             }
             Packet::NotifyReplicationDone { partition, tid } => {
-                let changes = cluster
-                    .pt
-                    .set_up_to_date(nid, partition)
-                    .map_err(|error| Fault::protocol(error.to_string()))?;
-                if changes.is_empty() {
-                    log::info!(
-                        "ignored late notification that {nid} has replicated partition \
-                         {partition} up to {tid}"
-                    );
-                } else {
-                    log::debug!("{nid} is up for partition {partition} (tid={tid})");
-                    cluster.broadcast_partition_changes(io, changes);
-                }
-                Ok(())
+                notify_replication_done(app, io, (nid, conn), partition, tid)
             }
             Packet::NotifyPartitionCorrupted { partition, nids } => {
                 let nids: Vec<_> = nids.into_iter().map(nid_str).collect();
@@ -291,13 +281,50 @@ impl Handler<Master> for StorageServiceHandler {
     }
 }
 
+/// A cell is replicated.
+fn notify_replication_done(
+    app: &mut Master,
+    io: &mut Io<'_, Master>,
+    (nid, conn): (NodeId, ConnId),
+    partition: Partition,
+    tid: Tid,
+) -> Handled {
+    let Master { cluster, phase, upstream } = app;
+    let changes = match phase {
+        Phase::Backup(backup) => {
+            backup.replication_done(cluster, upstream, io, (nid, conn), partition, tid)?
+        }
+        _ => {
+            let changes = cluster.pt.set_up_to_date(nid, partition);
+            let changes = changes.map_err(|error| Fault::protocol(error.to_string()))?;
+            if changes.is_empty() {
+                log::info!(
+                    "ignored late notification that {nid} has replicated partition {partition} up \
+                     to {tid}"
+                );
+            }
+            changes
+        }
+    };
+    if !changes.is_empty() {
+        log::debug!("{nid} is up for partition {partition} (tid={tid})");
+        cluster.broadcast_partition_changes(io, changes);
+    }
+    Ok(())
+}
+
 /// A storage that serves clients is lost, or must be disconnected for what it does not know.
 pub fn drop_storage(app: &mut Master, io: &mut Io<'_, Master>, conn: ConnId) -> Service {
     let nid = io.nid(conn);
     let service = app.cluster.unlink_storage(io, conn);
     match (service, nid) {
         (Service::Stopped, _) => io.transition(Transition::Recover { truncate: None }),
-        (Service::Operational, Some(nid)) => app.cluster.storage_lost(io, nid, conn),
+        (Service::Operational, Some(nid)) => {
+            app.cluster.storage_lost(io, nid, conn);
+            if let Phase::Backup(backup) = &mut app.phase {
+                backup.node_lost(&mut app.cluster, &app.upstream, io, nid);
+            }
+        }
         (Service::Operational, None) => {}
     }
     service

@@ -34,8 +34,10 @@ fn reset_keeps_the_last_ids() {
     tm.set_last_oid(Oid::new(9));
     tm.reset();
     assert!(!tm.has_pending());
-    assert_eq!((tm.last_oid(), tm.first_tid(), tm.last_tid()), (Oid::new(9), Tid::MAX, None));
-    assert_eq!(tm.new_oids(1), Some(vec![Oid::new(10)]));
+    assert_eq!((tm.last_oid(), tm.first_tid(), tm.last_tid()), (Oid::ZERO, Tid::MAX, None));
+    tm.set_last_oid(Oid::new(5));
+    assert_eq!((tm.new_oids(0), tm.last_oid()), (Some(vec![]), Oid::new(5)));
+    assert_eq!((tm.new_oids(1), tm.last_oid()), (Some(vec![Oid::new(10)]), Oid::new(10)));
     assert_eq!(begin(&mut tm, 1), Ttid::new(ttid.get() + 1));
     // Found by verification, or imposed by the operator's clock.
     tm.set_last_tid(Tid::new(ttid.get() + 100));
