@@ -11,7 +11,7 @@
 //! - [`app`]: the core itself, [`Storage`], and what all phases share;
 //! - [`phase`]: from the search of the primary master to the operation;
 //! - [`operation`]: the node while it serves;
-//! - [`transactions`]: locks, conflicts, deadlock avoidance;
+//! - [`transactions`]: locks, conflicts, deadlock avoidance; [`reads`]: what clients may ask at once;
 //! - [`replicator`], [`checker`]: work with other storages; [`pack`], [`background`]: own tasks;
 //! - [`handlers`]: what it does with the packets of each kind of peer;
 //! - [`database`]: what it keeps;
@@ -32,6 +32,7 @@ pub mod pack;
 pub mod phase;
 #[cfg(feature = "net")]
 pub mod prepare;
+pub mod reads;
 pub mod replicator;
 pub mod transactions;
 

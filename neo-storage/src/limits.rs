@@ -48,6 +48,18 @@ pub const CHECKS_LEN_MAX: usize = 1024;
 /// Conflict checks that are on their way to the database: the next ones go together.
 pub const CHECK_JOBS_MAX: usize = 2;
 
+/// Bytes of answers to one client that are being read from the database, about.
+pub const READ_BYTES_HIGH: usize = 32 << 20;
+
+/// Reads of one client that are always on their way together.
+pub const READS_MIN: usize = 4;
+
+/// Reads of one client that are on their way together at most.
+pub const READS_MAX: usize = 1024;
+
+/// Reads of one client that wait for previous ones, above which nothing is read from it.
+pub const DEFERRED_READS_HIGH: usize = 4096;
+
 /// Rows of an answer to a client, whatever it asked.
 pub const READ_ROWS_MAX: u64 = 1 << 18;
 
@@ -90,6 +102,7 @@ pub const RETRY_SOURCE_DELAY: Duration = Duration::from_secs(1);
 pub const CHECK_QUEUE_LEN_MAX: usize = neo_common::limits::PARTITIONS_MAX as usize;
 
 const _: () = assert!(JOBS_LOW < JOBS_HIGH);
+const _: () = assert!(READS_MIN < READS_MAX && READS_MAX < JOBS_HIGH);
 const _: () = assert!(SLICE_ROWS_MIN <= SLICE_ROWS && SLICE_ROWS <= SLICE_ROWS_MAX);
 const _: () = assert!(SPILL_BYTES_MIN < TRANSACTION_BYTES_HIGH);
 const _: () = assert!(TRANSACTION_BYTES_HIGH < HELD_BYTES_HIGH);

@@ -21,6 +21,7 @@ use crate::database::{
 use crate::handlers::{client, refuse, storage};
 use crate::limits::{CHECK_JOBS_MAX, CHECKS_LEN_MAX, DELAYED_READS_MAX, JOBS_HIGH, JOBS_LOW};
 use crate::pack::{Pack, PackAfter};
+use crate::reads::Reads;
 use crate::replicator::{Replicator, ReplicatorAfter};
 use crate::transactions::{AbortStep, CellMode, Effect, Spill, Transactions, VoteStep};
 
@@ -113,6 +114,7 @@ pub struct Operation {
     pub(crate) pack: Pack,
     pub(crate) background: Background,
     pub(crate) feeding: storage::Feeding,
+    pub(crate) reads: Reads,
     /// Reads of objects between lock and unlock.
     delayed_loads: BTreeMap<Oid, Vec<DelayedRead>>,
     /// Reads up to a tid that is between lock and unlock.
@@ -143,6 +145,7 @@ impl Operation {
             pack: Pack::new(packed),
             background: Background::default(),
             feeding: storage::Feeding::default(),
+            reads: Reads::default(),
             delayed_loads: BTreeMap::new(),
             delayed_reads: Vec::new(),
             delayed_count: 0,

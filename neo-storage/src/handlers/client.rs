@@ -13,8 +13,8 @@ use neo_common::protocol::{ErrorCode, Map, MsgId, PackRequest, Packet};
 use neo_common::types::{ConnId, INVALID_PARTITION, Oid, Partition, Tid, Ttid, ZERO_HASH};
 use sha1::{Digest, Sha1};
 
-use super::base_packet;
 use super::master::ask_final_tid;
+use super::{base_packet, refuse};
 use crate::app::{After, Shared, Storage, Ticket, done, read};
 use crate::database::{
     Content, Done, Loaded, PackOrder, Read, TransactionRecord, UndoFound, UndoSearch, Value,
@@ -95,6 +95,9 @@ impl Handler<Storage> for ClientHandler {
             packet => other_packet(operation, shared, io, conn, id, packet),
         }
     }
+    fn drained(&self, app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
+        client_drained(app, io, conn);
+    }
     fn lost(
         &self,
         app: &mut Storage,
@@ -163,6 +166,9 @@ impl Handler<Storage> for ReadOnlyClientHandler {
         };
         other_packet(operation, shared, io, conn, id, packet)
     }
+    fn drained(&self, app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
+        client_drained(app, io, conn);
+    }
     fn lost(
         &self,
         app: &mut Storage,
@@ -175,9 +181,19 @@ impl Handler<Storage> for ReadOnlyClientHandler {
     }
 }
 
+/// A client has read what it was sent.
+fn client_drained(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
+    if let Some((operation, shared)) = app.operation() {
+        read_deferred(operation, shared, io, conn);
+    }
+}
+
 /// The connection to a client is gone.
 fn client_lost(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
     app.shared.nodes.unlink(conn);
+    if let Some((operation, _)) = app.operation() {
+        operation.reads.forget(conn);
+    }
     let Some(nid) = io.nid(conn) else { return };
     app.shared.packed_until.remove(&nid);
     // Usually the master also tells that the client is gone. But they are distinct scenarios:
@@ -206,6 +222,11 @@ fn other_packet(
             if operation.transactions.is_of(ttid, client) {
                 operation.abort(io, ttid);
             }
+            Ok(())
+        }
+        Packet::Ping {} => base_packet(io, conn, id, &packet),
+        packet if operation.reads.is_limited(io, conn) && packet.answer_code().is_some() => {
+            operation.reads.defer(io, conn, id, packet);
             Ok(())
         }
         packet => read_packet(operation, shared, io, conn, id, packet),
@@ -315,11 +336,34 @@ fn check_readable(operation: &Operation, partition: Partition) -> Handled {
     }
 }
 
-fn submit(io: &mut Io<'_, Storage>, job: Read, (conn, id): (ConnId, MsgId), what: ReadKind) {
+fn submit(
+    operation: &mut Operation,
+    io: &mut Io<'_, Storage>,
+    job: Read,
+    (conn, id): (ConnId, MsgId),
+    what: ReadKind,
+) {
+    operation.reads.begin(conn);
     read(io, job, After::Read(ReadAfter { conn, id, what }));
 }
 
 fn ask_object(
+    operation: &mut Operation,
+    shared: &Shared,
+    io: &mut Io<'_, Storage>,
+    (conn, id): (ConnId, MsgId),
+    oid: Oid,
+    at: Option<Tid>,
+    before: Option<Tid>,
+) -> Handled {
+    if operation.reads.is_limited(io, conn) {
+        operation.reads.defer(io, conn, id, Packet::AskObject { oid, at, before });
+        return Ok(());
+    }
+    load(operation, shared, io, (conn, id), oid, at, before)
+}
+
+fn load(
     operation: &mut Operation,
     shared: &Shared,
     io: &mut Io<'_, Storage>,
@@ -336,7 +380,7 @@ fn ask_object(
     }
     let stamp = at.is_none().then(|| operation.transactions.last_tids.stamp());
     let job = Read::Load { partition, oid, at, before };
-    submit(io, job, (conn, id), ReadKind::Object { oid, stamp });
+    submit(operation, io, job, (conn, id), ReadKind::Object { oid, stamp });
     Ok(())
 }
 
@@ -359,6 +403,20 @@ pub(crate) fn read_again(
     }
 }
 
+/// Goes on with the reads of a client that wait for previous ones.
+fn read_deferred(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+) {
+    while let Some((id, packet)) = operation.reads.next(io, conn, shared.is_congested) {
+        if let Err(fault) = read_packet(operation, shared, io, conn, id, packet) {
+            refuse(io, conn, id, &fault);
+        }
+    }
+}
+
 fn read_packet(
     operation: &mut Operation,
     shared: &mut Shared,
@@ -370,7 +428,7 @@ fn read_packet(
     let partitions = shared.table.partitions();
     match packet {
         Packet::AskObject { oid, at, before } => {
-            ask_object(operation, shared, io, (conn, id), oid, at, before)?;
+            load(operation, shared, io, (conn, id), oid, at, before)?;
         }
         Packet::AskTransactionInformation { tid } => {
             let partition = tid.partition(partitions);
@@ -380,7 +438,7 @@ fn read_packet(
                 return operation.delay_read(tid, DelayedRead { conn, id, packet });
             }
             let job = Read::Transaction { partition, tid };
-            submit(io, job, (conn, id), ReadKind::Transaction { tid });
+            submit(operation, io, job, (conn, id), ReadKind::Transaction { tid });
         }
         Packet::AskObjectHistory { oid, first, last } => {
             let length = length(first, last)?;
@@ -392,7 +450,7 @@ fn read_packet(
             }
             let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
             let job = Read::History { partition, oid, offset: first, length };
-            submit(io, job, (conn, id), ReadKind::History { oid, max_tid });
+            submit(operation, io, job, (conn, id), ReadKind::History { oid, max_tid });
         }
         Packet::AskTIDs { first, last, partition } => {
             // Upstream does not wait. But a client that was told that its transaction is finished
@@ -411,7 +469,7 @@ fn read_packet(
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::TidsFrom { partition, min_tid, max_tid, length };
-            submit(io, job, (conn, id), ReadKind::TidsFrom { partition });
+            submit(operation, io, job, (conn, id), ReadKind::TidsFrom { partition });
         }
         Packet::AskOIDsFrom { partition, length, min_oid, tid } => {
             check_readable(operation, partition)?;
@@ -421,7 +479,7 @@ fn read_packet(
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::OidsFrom { partition, partitions, min_oid, tid, length };
-            submit(io, job, (conn, id), ReadKind::Oids { partition });
+            submit(operation, io, job, (conn, id), ReadKind::Oids { partition });
         }
         Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids } => {
             ask_object_undo_serial(
@@ -439,7 +497,7 @@ fn read_packet(
 }
 
 fn ask_tids(
-    operation: &Operation,
+    operation: &mut Operation,
     shared: &Shared,
     io: &mut Io<'_, Storage>,
     (conn, id): (ConnId, MsgId),
@@ -456,7 +514,7 @@ fn ask_tids(
     };
     let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
     let what = ReadKind::Tids { partitions: partitions.clone(), max_tid };
-    submit(io, Read::Tids { partitions, offset: first, length }, (conn, id), what);
+    submit(operation, io, Read::Tids { partitions, offset: first, length }, (conn, id), what);
     Ok(())
 }
 
@@ -490,7 +548,7 @@ fn ask_object_undo_serial(
     let stored = |oid: &Oid| (*oid, operation.transactions.stored_tid(ttid, *oid));
     let objects = oids.iter().map(stored).collect();
     let job = Read::FindUndo(UndoSearch { partitions, ltid: Some(ltid), undone_tid, objects });
-    submit(io, job, (conn, id), ReadKind::Undo { oids });
+    submit(operation, io, job, (conn, id), ReadKind::Undo { oids });
     Ok(())
 }
 
@@ -567,7 +625,27 @@ pub(crate) fn read_done(app: &mut Storage, io: &mut Io<'_, Storage>, after: Read
             }
         }
     };
+    let bytes = answer_bytes(&packet);
     io.answer(conn, id, packet);
+    operation.reads.end(conn, bytes);
+    if operation.reads.has_deferred(conn) {
+        read_deferred(operation, shared, io, conn);
+    }
+}
+
+/// About how much memory an answer takes.
+fn answer_bytes(packet: &Packet) -> usize {
+    match packet {
+        Packet::AnswerObject { data, .. } => data.len(),
+        Packet::AnswerObjectHistory { history, .. } => history.len() * 16,
+        Packet::AnswerTIDs { tids } | Packet::AnswerTIDsFrom { tids } => tids.len() * 8,
+        Packet::AnswerOIDsFrom { oids, .. } => oids.len() * 8,
+        Packet::AnswerTransactionInformation { extension, oids, .. } => {
+            extension.len() + oids.len() * 8
+        }
+        Packet::AnswerObjectUndoSerial { serials } => serials.0.len() * 32,
+        _ => 0,
+    }
 }
 
 /// A load also tells which revision is the last one.

@@ -15,7 +15,7 @@ use super::{
     Transaction, Transactions, WriteLock, unknown,
 };
 use crate::database::{Content, StoreCheck};
-use crate::limits::WAITING_BYTES_MAX;
+use crate::limits::{TRANSACTION_OIDS_MAX, WAITING_BYTES_MAX};
 
 /// Outcome of an attempt to lock.
 enum Locking {
@@ -64,6 +64,9 @@ impl Transactions {
         };
         if txn.is_voted() {
             return Err(Fault::protocol(format!("oid {oid} after the vote of ttid {ttid}")));
+        }
+        if txn.items.len() + txn.pending_count >= TRANSACTION_OIDS_MAX {
+            return Err(Fault::protocol("too many modified OIDs"));
         }
         if self.waiting_bytes > WAITING_BYTES_MAX {
             return Err(Fault::protocol("too much data waits for locks"));

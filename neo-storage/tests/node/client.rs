@@ -511,27 +511,87 @@ fn ids_out_of_range() {
     assert_eq!(node.ask(client, undo), nothing);
 }
 
-/// A client that asks more than the database can do is not read from for a while; the master is.
+/// When clients ask more than the database can do, nothing is read from them for a while; the master
+/// is heard.
 #[test]
 fn backpressure() {
     let mut node = Node::serving(1);
-    let client = node.client(1);
+    let clients: Vec<_> = (1..6).map(|n| node.client(n)).collect();
     node.hold_reads = true;
     let mut count = 0;
-    while !node.is_paused(client) {
-        node.send(client, load(1));
+    while !clients.iter().all(|client| node.is_paused(*client)) {
+        for client in &clients {
+            node.send(*client, load(1));
+        }
         count += 1;
-        assert!(count < 10_000);
+        assert!(count < 2000);
     }
     assert!(!node.is_paused(node.master.unwrap()));
-    let other = node.client(2);
+    let other = node.client(9);
     assert!(node.is_paused(other), "who comes later waits too");
     node.hold_reads = false;
     node.run();
-    assert!(!node.is_paused(client) && !node.is_paused(other));
-    let mut answers = 0;
-    while node.receive(client).is_some() {
-        answers += 1;
+    for client in clients {
+        assert!(!node.is_paused(client));
+        let answers = std::iter::from_fn(|| node.receive(client)).count();
+        assert_eq!(answers, count);
     }
-    assert_eq!(answers, count);
+    assert!(!node.is_paused(other));
+}
+
+/// A client has a limited number of reads on their way; the others wait, in order. Beyond, nothing is
+/// read from it, but others are served.
+#[test]
+fn reads_of_one_client_are_limited() {
+    let mut node = Node::serving(1);
+    let (client, other) = (node.client(1), node.client(2));
+    node.commit(client, 4, 6, &[(1, 0, "a")]);
+    node.hold_reads = true;
+    let mut ids = Vec::new();
+    while !node.is_paused(client) {
+        ids.push(node.send(client, load(1)));
+        assert!(ids.len() < 10_000);
+    }
+    assert!(!node.is_paused(other));
+    node.hold_reads = false;
+    node.run();
+    assert!(!node.is_paused(client));
+    for id in ids {
+        assert!(matches!(node.answer(client, id), Packet::AnswerObject { .. }));
+    }
+}
+
+/// A client that does not read gets nothing more from the database until it does; big answers are few
+/// at a time.
+#[test]
+fn client_that_does_not_read() {
+    let mut node = Node::serving(1);
+    let client = node.client(1);
+    let big = "x".repeat(4 << 20);
+    node.commit(client, 4, 6, &[(1, 0, &big)]);
+    node.full(client, true);
+    let ids: Vec<_> = (0..50).map(|_| node.send(client, load(1))).collect();
+    assert_eq!(node.ask(client, Packet::Ping {}), Packet::Pong {});
+    node.expect_nothing(client);
+    node.hold_reads = true;
+    node.full(client, false);
+    // The size of answers is not known yet.
+    assert_eq!(node.engine_jobs(), 50);
+    node.hold_reads = false;
+    node.run();
+    for id in ids {
+        assert!(matches!(node.answer(client, id), Packet::AnswerObject { .. }));
+    }
+    node.hold_reads = true;
+    let ids: Vec<_> = (0..50).map(|_| node.send(client, load(1))).collect();
+    assert!(node.engine_jobs() < 12, "{} at a time", node.engine_jobs());
+    node.hold_reads = false;
+    node.run();
+    for id in ids {
+        assert!(matches!(node.answer(client, id), Packet::AnswerObject { .. }));
+    }
+    // It goes away with reads that wait.
+    node.full(client, true);
+    node.send(client, load(1));
+    node.close(client);
 }

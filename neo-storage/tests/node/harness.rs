@@ -100,6 +100,7 @@ pub struct Node {
     peers: BTreeMap<ConnId, Peer>,
     connects: VecDeque<(ConnId, SocketAddr)>,
     timestamp: f64,
+    jobs: usize,
     pub master: Option<ConnId>,
 }
 
@@ -140,6 +141,7 @@ impl Node {
             peers: BTreeMap::new(),
             connects: VecDeque::new(),
             timestamp: 0.0,
+            jobs: 0,
             master: None,
         };
         node.engine.start(now);
@@ -191,6 +193,7 @@ impl Node {
     }
 
     pub fn job_done(&mut self, id: JobId, done: DatabaseDone) {
+        self.jobs -= 1;
         self.engine.handle(Input::JobDone(id, Done::Database(done)), self.now);
     }
 
@@ -212,7 +215,10 @@ impl Node {
             Output::Read(conn, resume) => {
                 self.peers.get_mut(&conn).expect("a connection").is_paused = !resume;
             }
-            Output::Submit(id, Job::Database(job)) => self.executor.submit(id, job),
+            Output::Submit(id, Job::Database(job)) => {
+                self.jobs += 1;
+                self.executor.submit(id, job);
+            }
             Output::Submit(id, Job::SaveMasters(_)) => {
                 self.engine.handle(Input::JobDone(id, Done::MastersSaved(Ok(()))), self.now);
             }
@@ -273,6 +279,15 @@ impl Node {
         self.peers.get_mut(&conn).expect("a connection").is_closed = true;
         self.engine.handle(Input::Closed(conn), self.now);
         self.run();
+    }
+    /// The peer does not read what is sent to it, or does again.
+    pub fn full(&mut self, conn: ConnId, is_full: bool) {
+        self.engine.handle(Input::Full(conn, is_full), self.now);
+        self.run();
+    }
+    /// Jobs that are submitted and not done.
+    pub fn engine_jobs(&self) -> usize {
+        self.jobs
     }
     pub fn is_closed(&self, conn: ConnId) -> bool {
         self.peers[&conn].is_closed
