@@ -158,9 +158,13 @@ impl Handler<Master> for VerificationHandler {
         app: &mut Master,
         io: &mut Io<'_, Master>,
         conn: ConnId,
-        _: Lost,
-        _: Vec<Ticket>,
+        why: Lost,
+        tickets: Vec<Ticket>,
     ) {
+        // This handler stays as long as the storage has not answered, even if the phase changes.
+        if matches!(app.phase, Phase::Recovery(_)) {
+            return RecoveryHandler.lost(app, io, conn, why, tickets);
+        }
         if let (Phase::Verification(verification), Some(nid)) = (&mut app.phase, io.nid(conn)) {
             verification.storage_lost(nid);
         }
@@ -274,10 +278,19 @@ impl Handler<Master> for StorageServiceHandler {
         app: &mut Master,
         io: &mut Io<'_, Master>,
         conn: ConnId,
-        _: Lost,
-        _: Vec<Ticket>,
+        why: Lost,
+        tickets: Vec<Ticket>,
     ) {
-        let _ = drop_storage(app, io, conn); // the change of phase is asked
+        // This handler stays as long as the storage has not answered, even if the phase changes:
+        // 1. A storage is asked to lock a transaction.
+        // 2. Another one is lost, the service stops. Storages are not RUNNING any more.
+        // 3. The first one is lost before it answers. If this made cells out-of-date as during the
+        //    service, no partition would be readable any more.
+        match app.phase {
+            Phase::Recovery(_) => RecoveryHandler.lost(app, io, conn, why, tickets),
+            Phase::Verification(_) => VerificationHandler.lost(app, io, conn, why, tickets),
+            _ => drop(drop_storage(app, io, conn)), // the change of phase is asked
+        }
     }
 }
 

@@ -405,3 +405,26 @@ fn ids_go_on_after_a_restart() {
     assert!(tid > last);
     assert_eq!(h.ask(client, Packet::AskLastTransaction {}), Packet::AnswerLastTransaction { tid });
 }
+
+/// A storage is lost before it answers what it was asked during the service, when the cluster
+/// recovers already: the table that recovery found stays as it is.
+#[test]
+fn late_loss_of_a_storage_leaves_the_table_alone() {
+    let (mut h, _, storages) = Harness::running(2, 0, 2);
+    let client = h.client();
+    let ttid = h.begin(client);
+    h.finish(client, ttid, &[0, 1]);
+    h.until(storages[0], "AskLockInformation");
+    h.close(storages[1]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    // The other one is back, with the table.
+    let back = h.recovering(Some(s(2)), 10_002, Some(1));
+    let (id, _) = h.until(back, "AskPartitionTable");
+    let table = rows("U. .U");
+    let answer = Packet::AnswerPartitionTable { ptid: 1, replicas: 0, rows: table.clone() };
+    h.answer(back, id, answer);
+    h.close(storages[0]);
+    assert_eq!(h.names(back), ["NotifyNodeInformation"; 1]);
+    let found = h.engine.app.cluster.pt.table();
+    assert_eq!((found.ptid(), found.to_wire()), (Some(1), table));
+}
