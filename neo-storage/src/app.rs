@@ -229,7 +229,8 @@ impl Storage {
             nodes.create_master(*address).map_err(|error| error.to_string())?;
         }
         let table = stored_table(&stored)?;
-        let own = stored.config.nid;
+        // Without a table, this node was not part of the cluster yet: see `phase::identified`.
+        let own = stored.config.nid.filter(|_| table.ptid().is_some());
         let assigned: Vec<Partition> = own
             .map(|nid| table.cells_of(nid).map(|(partition, _)| partition).collect())
             .unwrap_or_default();

@@ -105,23 +105,28 @@ pub(crate) fn identified(app: &mut Storage, io: &mut Io<'_, Storage>, conn: Conn
     shared.last_pack_id = Tid::ZERO;
     shared.completed_pack_id = Tid::ZERO;
     let nid = shared.nid().expect("given by the master");
-    // Own cells of the stored table follow the change.
-    write(io, Write::SetNid(nid), After::Nothing);
     app.phase = Phase::Initialization;
     io.set_handler(conn, &InitializationHandler);
+    if app.shared.table.ptid().is_some() {
+        set_nid(app, io);
+    }
     if app.shared.config.new_nid {
         log::info!("the new node id is {nid}");
         stop(app, io, Write::Flush, 0);
         return Ok(());
     }
-    rename_own_cells(app);
     Ok(())
 }
 
-/// As the database does it.
-fn rename_own_cells(app: &mut Storage) {
+/// Records the node id; own cells follow if it changes.
+///
+/// This is not done before there is a partition table (upstream does). A master that restarts before
+/// it has made the first table forgets which ids it gave: it could give the same one to another
+/// node, and much later, when the other one is down, take this node for it.
+pub(crate) fn set_nid(app: &mut Storage, io: &mut Io<'_, Storage>) {
     let shared = &mut app.shared;
     let nid = shared.nid().expect("given by the master");
+    write(io, Write::SetNid(nid), After::Nothing);
     let Some(old) = shared.stored_nid.replace(nid).filter(|old| *old != nid) else { return };
     log::info!("node id changes from {old} to {nid}");
     let mut rows = shared.table.to_wire();
@@ -166,6 +171,9 @@ pub(crate) fn apply(app: &mut Storage, io: &mut Io<'_, Storage>, transition: Tra
             log::error!("primary master is down");
             leave(app, io);
             app.phase = Phase::Bootstrap;
+            if app.shared.table.ptid().is_none() {
+                app.shared.bootstrap.nid = app.shared.config.nid;
+            }
             if app.shared.nodes.masters().next().is_none() {
                 // It did not even list itself.
                 for address in &app.shared.config.masters {

@@ -107,6 +107,10 @@ fn send_partition_table(
     if rows.iter().any(Vec::is_empty) {
         return Err(Fault::protocol("Partial partition table received"));
     }
+    if shared.table.ptid().is_none() {
+        phase::set_nid(app, io);
+    }
+    let shared = &mut app.shared;
     let loaded = shared.table.load(Some(ptid), replicas, rows);
     loaded.map_err(|error| Fault::protocol(error.to_string()))?;
     if !shared.table.filled() {

@@ -43,6 +43,34 @@ fn first_start() {
     assert_eq!(answer, Packet::AnswerPartitionTable { ptid: 1, replicas: 0, rows });
 }
 
+/// The node id is only kept once the node is part of a cluster.
+#[test]
+fn node_id_without_table() {
+    let mut node = Node::start(config(), Disk::new(), 1);
+    node.identify(&[]);
+    node.ask_from_master(Packet::AskRecovery {});
+    assert_eq!(node.engine.app.nid(), Some(s(1)));
+    let master = node.master.take().unwrap();
+    node.close(master);
+    assert_eq!(node.engine.app.nid(), None);
+    let mut node = Node::start(config(), node.disk.clone(), 1);
+    assert_eq!(node.engine.app.nid(), None);
+    node.identify(&[]);
+    node.recover(vec![row(&[(2, U)])]);
+    let mut node = Node::start(config(), node.disk.clone(), 1);
+    assert_eq!(node.engine.app.nid(), Some(s(1)));
+    node.identify(&[]);
+    let master = node.master.take().unwrap();
+    node.close(master);
+    assert_eq!(node.engine.app.nid(), Some(s(1)));
+    // As wished, as long as the master does not say otherwise.
+    let mut wished = config();
+    wished.nid = Some(s(5));
+    let node = Node::start(wished.clone(), node.disk.clone(), 1);
+    assert_eq!(node.engine.app.nid(), Some(s(1)));
+    assert_eq!(Node::start(wished, Disk::new(), 1).engine.app.nid(), Some(s(5)));
+}
+
 /// Nobody is served before the operation; afterwards only who the master announced. A client that is
 /// faster than its announcement waits for it.
 #[test]
