@@ -66,11 +66,12 @@ pub fn options(partitions: u32, replicas: u32) -> Options {
 
 impl Harness {
     pub fn new(options: Options) -> Self {
-        Self::at(options, Now { monotonic: Duration::from_secs(1), realtime_us: START_US })
+        let now = Now { monotonic: Duration::from_secs(1), realtime_us: START_US };
+        Self::seeded(options, now, 1)
     }
-    /// A master that starts at some time.
-    pub fn at(options: Options, now: Now) -> Self {
-        let mut engine = Engine::new(Master::new(options).unwrap(), 1);
+    /// A master that starts at some time, and whose choices follow from a seed.
+    pub fn seeded(options: Options, now: Now, seed: u64) -> Self {
+        let mut engine = Engine::new(Master::new(options).unwrap(), seed);
         engine.start(now);
         let mut harness = Self {
             engine,

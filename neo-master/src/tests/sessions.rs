@@ -21,7 +21,7 @@ use neo_common::types::Tid;
 use serde_json::Value as Json;
 
 use super::harness::{Harness, address, options};
-use crate::app::Options;
+use crate::app::{Options, Upstream};
 
 /// How late the master may hear what was recorded, in seconds.
 const LATE: f64 = 0.006;
@@ -40,6 +40,8 @@ struct Recorded {
 
 enum Event {
     Accepted,
+    /// By the master.
+    Opened,
     In(Raw),
     Out(Raw),
     Closed,
@@ -69,27 +71,34 @@ fn raw(bytes: &[u8]) -> Raw {
 }
 
 /// What concerns the master.
-fn load(Session { name, until, lost, .. }: &Session) -> VecDeque<Recorded> {
+fn load(Session { name, node, until, lost, .. }: &Session) -> VecDeque<Recorded> {
     let path = shared().join("protocol/sessions").join(name).with_extension("jsonl");
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|e| panic!("{}: {e} (set NEO_SHARED)", path.display()));
-    let mut conns = BTreeSet::new();
+    let mut conns = BTreeMap::new();
     let mut events = VecDeque::new();
     for line in text.lines().skip(1) {
         let line: Json = serde_json::from_str(line).unwrap();
         let conn = line["conn"].as_str().unwrap().to_owned();
         let event = match line["ev"].as_str() {
-            Some("open") if line["to"] == "M1" => {
-                conns.insert(conn.clone());
-                Event::Accepted
+            Some("open") => {
+                let connects = line["from"] == *node;
+                if !connects && line["to"] != *node {
+                    continue;
+                }
+                conns.insert(conn.clone(), connects);
+                if connects { Event::Opened } else { Event::Accepted }
             }
-            _ if !conns.contains(&conn) => continue,
+            _ if !conns.contains_key(&conn) => continue,
+            // By the master: what it does then shows that it did.
+            Some("close") if conns[&conn] => continue,
             Some("close") => Event::Closed,
             Some(other) => panic!("unknown event {other}"),
             None if line["name"] == "HANDSHAKE" => continue,
             None => {
                 let packet = raw(&hex(line["hex"].as_str().unwrap()));
-                if line["dir"] == ">" { Event::In(packet) } else { Event::Out(packet) }
+                let sent = (line["dir"] == ">") == conns[&conn];
+                if sent { Event::Out(packet) } else { Event::In(packet) }
             }
         };
         let time = line["t"].as_f64().unwrap();
@@ -141,10 +150,10 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(options: Options, events: VecDeque<Recorded>, restart_at: f64) -> Self {
+    fn new(options: Options, events: VecDeque<Recorded>, restart_at: f64, seed: u64) -> Self {
         let (pending, expected, conns, ids, tids) = Default::default();
         let began_at = began_at(&events);
-        let h = Harness::at(options, at(began_at, -1.0));
+        let h = Harness::seeded(options, at(began_at, -1.0), seed);
         Self { h, began_at, restart_at, events, pending, expected, conns, ids, tids, compared: 0 }
     }
 
@@ -152,21 +161,23 @@ impl Replay {
         let restart_at = self.restart_at;
         let mut restarted = false;
         while let Some(recorded) = self.events.pop_front() {
-            while self.pending.front().is_some_and(|first| first.time < recorded.time - LATE) {
-                self.feed(0);
+            while let Some(index) = self.possible(None)
+                && self.pending[index].time < recorded.time - LATE
+            {
+                self.feed(index);
             }
             if recorded.time > restart_at && !restarted {
                 restarted = true;
                 let options = self.h.engine.app.cluster.options.clone();
-                self.h = Harness::at(options, at(self.began_at, restart_at));
+                self.h = Harness::seeded(options, at(self.began_at, restart_at), 1);
             }
             match recorded.event {
                 Event::Out(expected) => self.output(&recorded.conn, recorded.time, expected),
                 _ => self.pending.push_back(recorded),
             }
         }
-        while !self.pending.is_empty() {
-            self.feed(0);
+        while let Some(index) = self.possible(None) {
+            self.feed(index);
         }
         self.compared
     }
@@ -187,9 +198,9 @@ impl Replay {
                     self.h.put_back_second(*conn, sent);
                     match second {
                         Some(second) => sent = second,
-                        None if self.pending.is_empty() => panic!("{label} {time}: {expected:?}"),
                         None => {
-                            self.feed(0);
+                            let index = self.possible(None);
+                            self.feed(index.unwrap_or_else(|| panic!("{label} {expected:?}")));
                             continue;
                         }
                     }
@@ -198,12 +209,25 @@ impl Replay {
                 return;
             }
             // Answers are due to their requests. News come from elsewhere.
-            let same = self.pending.iter().position(|recorded| recorded.conn == label);
-            match same.filter(|_| is_answer).or((!self.pending.is_empty()).then_some(0)) {
+            let same = self.possible(Some(label)).filter(|_| is_answer);
+            match same.or_else(|| self.possible(None)) {
                 Some(index) => self.feed(index),
                 None => self.bring_forward(label, time, &expected),
             }
         }
+    }
+
+    /// The first input that may happen now: nothing is told on a connection that the master did not
+    /// open yet.
+    fn possible(&self, label: Option<&str>) -> Option<usize> {
+        let mut blocked = BTreeSet::new();
+        self.pending.iter().position(|recorded| {
+            let is_early = matches!(recorded.event, Event::Opened) && self.h.connects.is_empty();
+            if is_early {
+                blocked.insert(&recorded.conn);
+            }
+            !blocked.contains(&recorded.conn) && label.is_none_or(|label| label == recorded.conn)
+        })
     }
 
     /// Something must happen first on another connection, although it was recorded later.
@@ -238,6 +262,11 @@ impl Replay {
         match event {
             Event::Accepted => {
                 let conn = self.h.connect();
+                self.conns.insert(label, conn);
+            }
+            Event::Opened => {
+                let (conn, address) = *self.h.connects.front().expect("it connects");
+                assert_eq!(conn, self.h.accept(address.port()));
                 self.conns.insert(label, conn);
             }
             Event::In(packet) => self.input(&label, packet),
@@ -412,9 +441,12 @@ fn is_given(number: u64) -> bool {
 
 struct Session {
     name: &'static str,
+    node: &'static str,
     cluster: &'static str,
     port: u16,
     masters: &'static [u16],
+    /// Name and port of the master of the upstream cluster.
+    upstream: Option<(&'static str, u16)>,
     partitions: u32,
     replicas: u32,
     restart_at: f64,
@@ -422,6 +454,8 @@ struct Session {
     until: f64,
     /// When processes were killed: the end of their connections was not recorded.
     lost: &'static [(f64, &'static str)],
+    /// What the choices of the master follow from.
+    seed: u64,
     /// Packets of the master.
     packets: usize,
 }
@@ -429,100 +463,169 @@ struct Session {
 const SESSIONS: &[Session] = &[
     Session {
         name: "a-bootstrap",
+        node: "M1",
         cluster: "alpha",
         port: 21001,
         masters: &[],
+        upstream: None,
         partitions: 4,
         replicas: 0,
         restart_at: f64::INFINITY,
         until: f64::INFINITY,
         lost: &[],
+        seed: 1,
         packets: 25,
     },
     Session {
         name: "b-client-operations",
+        node: "M1",
         cluster: "bravo",
         port: 22001,
         masters: &[],
+        upstream: None,
         partitions: 4,
         replicas: 0,
         restart_at: f64::INFINITY,
         // Then upstream gives a ttid again that was given up.
         until: 3.558,
         lost: &[],
+        seed: 1,
         packets: 99,
     },
     Session {
         name: "c-conflict-deadlock",
+        node: "M1",
         cluster: "charlie",
         port: 23001,
         masters: &[],
+        upstream: None,
         partitions: 2,
         replicas: 0,
         restart_at: f64::INFINITY,
         until: f64::INFINITY,
         lost: &[],
+        seed: 1,
         packets: 109,
     },
     Session {
         name: "d-add-storage-replication",
+        node: "M1",
         cluster: "delta",
         port: 24001,
         masters: &[],
+        upstream: None,
         partitions: 3,
         replicas: 0,
         restart_at: f64::INFINITY,
         until: f64::INFINITY,
         lost: &[],
+        seed: 1,
         packets: 139,
     },
     Session {
         name: "e-crash-recovery-verification",
+        node: "M1",
         cluster: "echo",
         port: 25001,
         masters: &[],
+        upstream: None,
         partitions: 2,
         replicas: 0,
         restart_at: 11.0,
         until: f64::INFINITY,
         lost: &[(1.8, "c2"), (6.107, "c3"), (14.1, "c18"), (14.1001, "c17")],
+        seed: 1,
         packets: 329,
     },
     Session {
         name: "f-neoctl-commands",
+        node: "M1",
         cluster: "foxtrot",
         port: 26001,
         masters: &[26_002],
+        upstream: None,
         partitions: 4,
         replicas: 1,
         restart_at: f64::INFINITY,
         until: f64::INFINITY,
         lost: &[(24.05, "c3")],
+        seed: 1,
         packets: 345,
     },
     Session {
+        name: "g-backup-cluster",
+        node: "up.M1",
+        cluster: "golf",
+        port: 27001,
+        masters: &[],
+        upstream: None,
+        partitions: 3,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[],
+        seed: 1,
+        packets: 93,
+    },
+    Session {
+        name: "g-backup-cluster",
+        node: "bk.M1",
+        cluster: "golfbackup",
+        port: 27101,
+        masters: &[],
+        upstream: Some(("golf", 27_001)),
+        partitions: 3,
+        replicas: 1,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[(12.279, "c5")],
+        seed: 13,
+        packets: 207,
+    },
+    Session {
+        name: "h-master-election",
+        node: "M1",
+        cluster: "hotel",
+        port: 28001,
+        masters: &[28_002, 28_003],
+        upstream: None,
+        partitions: 2,
+        replicas: 0,
+        restart_at: f64::INFINITY,
+        until: f64::INFINITY,
+        lost: &[],
+        seed: 1,
+        packets: 38,
+    },
+    Session {
         name: "i-pack-orders-after-restart",
+        node: "M1",
         cluster: "packs",
         port: 29801,
         masters: &[],
+        upstream: None,
         partitions: 2,
         replicas: 2,
         restart_at: f64::INFINITY,
         until: f64::INFINITY,
         lost: &[(1.5, "c1")],
+        seed: 1,
         packets: 48,
     },
     Session {
         name: "k-mutual-replication-closeclient",
+        node: "M1",
         cluster: "kilo",
         port: 31301,
         masters: &[],
+        upstream: None,
         partitions: 6,
         replicas: 0,
         restart_at: f64::INFINITY,
         // Then there is a client that was not recorded.
         until: 4.57,
         lost: &[],
+        seed: 1,
         packets: 46,
     },
 ];
@@ -535,7 +638,10 @@ fn replay() {
         session.cluster.clone_into(&mut options.cluster);
         options.bind = address(session.port);
         options.masters = session.masters.iter().map(|port| address(*port)).collect();
-        let compared = Replay::new(options, load(session), session.restart_at).run();
+        options.upstream = session
+            .upstream
+            .map(|(name, port)| Upstream { cluster: name.into(), masters: vec![address(port)] });
+        let compared = Replay::new(options, load(session), session.restart_at, session.seed).run();
         assert_eq!(compared, session.packets);
     }
 }
