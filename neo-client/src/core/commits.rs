@@ -22,7 +22,7 @@ use super::stores::UNKNOWN;
 use super::{ClientCore, Ticket};
 use crate::call::Answer;
 use crate::error::Error;
-use crate::transactions::{Stage, Value, Want};
+use crate::transactions::{Stage, Transaction, Value, Want};
 
 impl ClientCore {
     // Vote.
@@ -167,9 +167,14 @@ impl ClientCore {
                 self.finishing.insert(ttid, (call, transaction));
             }
             (error, transaction) => {
-                // Nothing was asked: the application can still abort.
-                self.transactions.extend(transaction.map(|transaction| (ttid, transaction)));
                 io.reply(call, Err(error.unwrap_or(UNKNOWN)));
+                let Some(transaction) = transaction else { return };
+                if transaction.stage == Stage::Voted {
+                    // Nothing was asked, and nobody is going to abort it.
+                    self.give_up(io, ttid, transaction);
+                } else {
+                    self.transactions.insert(ttid, transaction);
+                }
             }
         }
     }
@@ -268,6 +273,11 @@ impl ClientCore {
         if let Some((call, _)) = transaction.waiting {
             io.reply(call, Err(Error::Transaction("the transaction is aborted")));
         }
+        self.give_up(io, ttid, transaction);
+    }
+
+    /// Tells everybody that a transaction is not going to be committed.
+    fn give_up(&mut self, io: &mut Io<'_, Self>, ttid: Ttid, transaction: Transaction) {
         // Storages are told directly, behind what was stored: told only by the master, a storage
         // could see the abort before a store that is on its way, and lock the object for ever.
         for nid in transaction.alive() {
