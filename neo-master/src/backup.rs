@@ -107,6 +107,11 @@ fn replicate(tid: Tid, name: &str, sources: Vec<(Partition, Option<SocketAddr>)>
     Packet::Replicate { tid, upstream_name: name.to_owned(), sources: Map(sources) }
 }
 
+/// What storages can store.
+fn check_tid(tid: Tid) -> Handled {
+    if tid < Tid::MAX { Ok(()) } else { Err(Fault::protocol("invalid tid")) }
+}
+
 fn address_of(cluster: &Cluster, nid: NodeId) -> Option<SocketAddr> {
     cluster.nm.by_nid(nid).and_then(Node::address)
 }
@@ -247,6 +252,7 @@ impl Backup {
         if self.table.is_none() {
             return Err(Fault::protocol("partition table expected first"));
         }
+        check_tid(tid)?;
         if tid < cluster.last_tid {
             log::error!(
                 "Upstream DB truncated. Leaving backup mode in case this backup DB needs to be \
@@ -280,6 +286,7 @@ impl Backup {
         if self.ignore_invalidations {
             return Ok(());
         }
+        check_tid(tid)?;
         let last_tid = cluster.last_tid;
         if tid <= last_tid {
             return Err(Fault::protocol("tids must increase"));

@@ -421,7 +421,8 @@ impl Cluster {
     /// A storage serves clients. `false` if it was not asked to.
     pub fn set_ready(&mut self, io: &mut Io<'_, Master>, nid: NodeId, conn: ConnId) -> bool {
         if !self.starting.remove(&nid) {
-            return false;
+            // Asked again when the cluster becomes a backup.
+            return self.ready.contains_key(&nid);
         }
         self.readiness += 1;
         self.ready.insert(nid, Ready { readiness: self.readiness, conn });

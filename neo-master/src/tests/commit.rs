@@ -356,9 +356,12 @@ fn begin_waits_for_storages_that_start() {
     let (answered, _) = h.until(client, "AnswerBeginTransaction");
     assert_eq!(answered, id);
     assert_eq!(h.engine.app.cluster.tm.iter().count(), 1);
-    // A storage that was not asked to start is not ready.
+    // Twice is no harm. A storage that was not asked to start is not ready.
     h.send(storage, Packet::NotifyReady {});
-    assert!(h.is_closed(storage));
+    assert!(!h.is_closed(storage));
+    let pending = h.storage(None, 8);
+    h.send(pending, Packet::NotifyReady {});
+    assert!(h.is_closed(pending));
 }
 
 /// A storage that joins after the beginning of a transaction is not involved in it.

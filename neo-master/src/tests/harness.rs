@@ -363,7 +363,12 @@ impl Harness {
     /// A new cluster that serves: an admin and storages.
     #[track_caller]
     pub fn running(partitions: u32, replicas: u32, storages: u16) -> (Self, ConnId, Vec<ConnId>) {
-        let mut harness = Self::new(options(partitions, replicas));
+        Self::running_with(options(partitions, replicas), storages)
+    }
+    /// The same with any options.
+    #[track_caller]
+    pub fn running_with(options: Options, storages: u16) -> (Self, ConnId, Vec<ConnId>) {
+        let mut harness = Self::new(options);
         let admin = harness.admin();
         let storages: Vec<ConnId> =
             (1..=storages).map(|i| harness.recovering(None, 10_000 + i, None)).collect();

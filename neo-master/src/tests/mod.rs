@@ -2,6 +2,7 @@
 //! The master among peers played by hand.
 
 mod administration;
+mod backup;
 mod commit;
 mod election;
 mod harness;

@@ -18,6 +18,7 @@ use neo_common::protocol::{
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
 use super::harness::*;
+use crate::app::{Options, Upstream};
 use crate::phase::Phase;
 
 struct Chaos {
@@ -34,6 +35,8 @@ struct Peer {
     kind: Option<NodeType>,
     /// What the master asked.
     questions: Vec<(MsgId, Packet)>,
+    /// It is the master of the upstream cluster.
+    is_upstream: bool,
 }
 
 const PARTITIONS: u32 = 3;
@@ -52,8 +55,18 @@ impl Chaos {
             let h = Harness::new(options);
             return Self { h, prng, peers: Vec::new(), last_tid: Tid::ZERO, table: None };
         }
-        let (h, admin, storages) = Harness::running(PARTITIONS, 1, 3);
-        let peer = |conn, kind| Peer { conn, kind: Some(kind), questions: Vec::new() };
+        let upstream = prng
+            .one_in(2)
+            .then(|| Upstream { cluster: "golf".into(), masters: vec![address(30_001)] });
+        let options = Options { upstream, ..super::harness::options(PARTITIONS, 1) };
+        let (mut h, admin, storages) = Harness::running_with(options, 3);
+        if prng.one_in(2) {
+            // Refused without upstream cluster.
+            let state = ClusterState::StartingBackup;
+            h.ask(admin, Packet::SetClusterState { state });
+        }
+        let peer =
+            |conn, kind| Peer { conn, kind: Some(kind), questions: Vec::new(), is_upstream: false };
         let storages = storages.into_iter().map(|conn| peer(conn, NodeType::Storage));
         let peers = storages.chain([peer(admin, NodeType::Admin)]).collect();
         Self { h, prng, peers, last_tid: Tid::ZERO, table: None }
@@ -81,7 +94,7 @@ impl Chaos {
         let choice = self.prng.below(40);
         match choice {
             0..=3 => self.connect(),
-            4 => self.master_connection(),
+            4 | 25 => self.master_connection(),
             5 if !self.peers.is_empty() && self.prng.one_in(4) => {
                 let peer = self.peers.swap_remove(index);
                 self.h.close(peer.conn);
@@ -146,18 +159,19 @@ impl Chaos {
         if !self.prng.one_in(10) {
             self.h.send(conn, request);
         }
-        self.peers.push(Peer { conn, kind: Some(kind), questions: Vec::new() });
+        self.peers.push(Peer { conn, kind: Some(kind), questions: Vec::new(), is_upstream: false });
     }
 
     /// A connection that the master opens to another master.
     fn master_connection(&mut self) {
         let Some((_, address)) = self.h.connects.front().copied() else { return };
-        if self.prng.one_in(2) {
+        if self.prng.one_in(if address.port() == 30_001 { 4 } else { 2 }) {
             self.h.refuse(address.port());
             return;
         }
         let conn = self.h.accept(address.port());
-        self.peers.push(Peer { conn, kind: None, questions: Vec::new() });
+        let is_upstream = address.port() == 30_001;
+        self.peers.push(Peer { conn, kind: None, questions: Vec::new(), is_upstream });
     }
 
     // Values.
@@ -281,8 +295,18 @@ impl Chaos {
         if peer.questions.is_empty() {
             return;
         }
+        let is_upstream = peer.is_upstream;
         let (conn, (id, question)) = (peer.conn, peer.questions.remove(0));
         let answer = match question {
+            Packet::RequestIdentification { .. } if is_upstream && !self.prng.one_in(5) => {
+                self.accept_as_upstream(conn, id);
+                return;
+            }
+            Packet::AskLastTransaction {} => {
+                let last_tid = self.h.engine.app.cluster.last_tid;
+                let tid = if self.prng.one_in(30) { self.tid() } else { last_tid };
+                Packet::AnswerLastTransaction { tid }
+            }
             _ if self.prng.one_in(100) => Packet::error(self.error_code(), "no"),
             _ if self.prng.one_in(100) => Packet::Pong {},
             Packet::AskRecovery {} => {
@@ -339,6 +363,31 @@ impl Chaos {
         }
     }
 
+    fn accept_as_upstream(&mut self, conn: ConnId, id: MsgId) {
+        let accept = Packet::AcceptIdentification {
+            node_type: NodeType::Master,
+            my_nid: Some(m(1)),
+            your_nid: Some(c(7)),
+        };
+        let run = NodeState::Running;
+        let nodes = vec![
+            (NodeType::Client, None, Some(c(7)), run, Some(3.0)),
+            (NodeType::Master, Some(address(30_001)), Some(m(1)), run, None),
+            (NodeType::Storage, Some(address(30_011)), Some(s(1)), run, Some(1.0)),
+            (NodeType::Admin, Some(address(30_021)), None, run, Some(2.0)),
+        ];
+        let table = vec![vec![(s(1), CellState::UpToDate)]; PARTITIONS as usize];
+        self.h.answer(conn, id, accept);
+        for packet in [
+            Packet::NotifyNodeInformation { timestamp: 10.0, nodes },
+            Packet::SendPartitionTable { ptid: Some(1), replicas: 0, rows: table },
+        ] {
+            if !self.prng.one_in(10) && !self.h.is_closed(conn) {
+                self.h.send(conn, packet);
+            }
+        }
+    }
+
     fn error_code(&mut self) -> ErrorCode {
         let codes = [
             ErrorCode::Ack,
@@ -360,7 +409,9 @@ impl Chaos {
     /// Sends something: usually what this kind of node sends.
     fn speak(&mut self, index: usize) {
         let (conn, kind) = (self.peers[index].conn, self.peers[index].kind);
+        let is_upstream = self.peers[index].is_upstream;
         let mut choice = match kind {
+            None if is_upstream => 60 + self.prng.below(8),
             _ if self.prng.one_in(200) => self.prng.below(60),
             Some(NodeType::Client) => self.prng.below(11),
             Some(NodeType::Storage) => 11 + self.prng.below(8),
@@ -472,6 +523,17 @@ impl Chaos {
             50 => Packet::SetNumReplicas { replicas: i64::MAX },
             51 => Packet::AskNewOIDs { count: u32::MAX },
             52 => Packet::AskNodeList { node_type: None },
+            60..=63 => {
+                let last = self.h.engine.app.cluster.last_tid.get().min(Tid::MAX.get() - 9);
+                let tid = Tid::new(last + u64::from(!self.prng.one_in(20)) * 3);
+                Packet::InvalidatePartitions { tid, partitions: self.partitions() }
+            }
+            64 | 65 => Packet::NotifyPackSigned { approved: vec![self.tid()], rejected: vec![] },
+            66 => Packet::NotifyPartitionChanges {
+                ptid: 2 + self.prng.below(4) as u64,
+                replicas: 1,
+                changes: vec![(self.partition(), s(1), CellState::OutOfDate)],
+            },
             _ => Packet::AskTIDs { first: 0, last: 1, partition: PARTITIONS_MAX },
         }
     }
@@ -537,7 +599,7 @@ fn anything_at_any_time() {
         seed..seed + 1
     });
     let mut phases = std::collections::BTreeMap::<&str, usize>::new();
-    let mut commits = 0;
+    let (mut commits, mut followed) = (0, 0);
     for seed in seeds {
         // Shown if it fails.
         println!("NEO_SEEDS={seed}");
@@ -546,6 +608,7 @@ fn anything_at_any_time() {
         for _ in 0..1000 {
             chaos.step();
             *phases.entry(chaos.h.engine.app.phase.name()).or_default() += 1;
+            followed += usize::from(chaos.h.engine.app.cluster.state == ClusterState::BackingUp);
             commits += usize::from(chaos.last_tid > last_tid);
             last_tid = chaos.last_tid;
             if chaos.h.exit.is_some() {
@@ -555,9 +618,9 @@ fn anything_at_any_time() {
         chaos.recover();
     }
     if std::env::var("NEO_SEEDS").is_err() {
-        println!("{phases:?} {commits}");
+        println!("{phases:?} {commits} commits, followed {followed}");
         // The test is of no use if it does not reach them.
-        assert_eq!(phases.len(), 6, "{phases:?}");
+        assert_eq!(phases.len(), 7, "{phases:?}");
         assert!(commits > 100, "{commits}");
     }
 }
