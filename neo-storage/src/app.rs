@@ -113,7 +113,7 @@ pub enum After {
         what: Start,
     },
     /// Give a client what it reads.
-    Read(client::ReadAfter),
+    Read(client::read::ReadAfter),
     /// The operation goes on, unless it is another one.
     Operation {
         /// Number of the operation that submitted the job.
@@ -429,7 +429,7 @@ impl App for Storage {
                 master::packs_signed(self, &approved, &rejected, &done!(done, Signed));
             }
             After::Starting { attempt, what } => phase::started(self, io, attempt, what, done),
-            After::Read(after) => client::read_done(self, io, after, done),
+            After::Read(after) => client::read::read_done(self, io, after, done),
             After::Operation { epoch, after } => {
                 if epoch == self.shared.epoch
                     && let Some((operation, shared)) = self.operation()

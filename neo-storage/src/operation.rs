@@ -19,9 +19,9 @@ use crate::database::{
     TransactionRecord, Write,
 };
 use crate::handlers::{client, refuse, storage};
-use crate::limits::{CHECK_JOBS_MAX, CHECKS_LEN_MAX, DELAYED_READS_MAX, JOBS_HIGH, JOBS_LOW};
+use crate::limits::{CHECK_JOBS_MAX, CHECKS_LEN_MAX, JOBS_HIGH, JOBS_LOW};
 use crate::pack::{Pack, PackAfter};
-use crate::reads::Reads;
+use crate::reads::{Delayed, DelayedRead, Reads};
 use crate::replicator::{Replicator, ReplicatorAfter};
 use crate::transactions::{AbortStep, CellMode, Effect, Spill, Transactions, VoteStep};
 
@@ -88,14 +88,6 @@ pub enum OperationAfter {
     BackupLastIds,
 }
 
-/// A read that waits for an unlock.
-#[derive(Debug)]
-pub(crate) struct DelayedRead {
-    pub conn: ConnId,
-    pub id: MsgId,
-    pub packet: Packet,
-}
-
 /// A vote that waits for data to be written ahead.
 #[derive(Debug)]
 pub(crate) struct VoteRequest {
@@ -115,11 +107,7 @@ pub struct Operation {
     pub(crate) background: Background,
     pub(crate) feeding: storage::Feeding,
     pub(crate) reads: Reads,
-    /// Reads of objects between lock and unlock.
-    delayed_loads: BTreeMap<Oid, Vec<DelayedRead>>,
-    /// Reads up to a tid that is between lock and unlock.
-    delayed_reads: Vec<(Tid, DelayedRead)>,
-    delayed_count: usize,
+    pub(crate) delayed: Delayed,
     late_votes: BTreeMap<Ttid, VoteRequest>,
     checks: Vec<StoreCheck>,
     check_jobs: usize,
@@ -146,9 +134,7 @@ impl Operation {
             background: Background::default(),
             feeding: storage::Feeding::default(),
             reads: Reads::default(),
-            delayed_loads: BTreeMap::new(),
-            delayed_reads: Vec::new(),
-            delayed_count: 0,
+            delayed: Delayed::default(),
             late_votes: BTreeMap::new(),
             checks: Vec::new(),
             check_jobs: 0,
@@ -187,36 +173,10 @@ impl Operation {
             };
             assert!(expected, "partition {partition} in {mode:?}");
         }
-        let delayed: usize = self.delayed_loads.values().map(Vec::len).sum();
-        assert_eq!(self.delayed_count, delayed + self.delayed_reads.len());
-        for oid in self.delayed_loads.keys() {
-            assert!(self.transactions.is_load_locked(*oid), "reads of {oid} wait for nothing");
-        }
+        self.delayed.check_invariants(&self.transactions);
     }
 
     // Reads that wait.
-
-    /// Lets a read wait for the unlock of an object.
-    pub(crate) fn delay_load(&mut self, oid: Oid, read: DelayedRead) -> Result<(), Fault> {
-        self.count_delayed()?;
-        self.delayed_loads.entry(oid).or_default().push(read);
-        Ok(())
-    }
-
-    /// Lets a read wait for the unlock of all transactions up to this tid.
-    pub(crate) fn delay_read(&mut self, max_tid: Tid, read: DelayedRead) -> Result<(), Fault> {
-        self.count_delayed()?;
-        self.delayed_reads.push((max_tid, read));
-        Ok(())
-    }
-
-    fn count_delayed(&mut self) -> Result<(), Fault> {
-        if self.delayed_count >= DELAYED_READS_MAX {
-            return Err(Fault::protocol("too many reads wait for unlocks"));
-        }
-        self.delayed_count += 1;
-        Ok(())
-    }
 
     /// Tries delayed reads again: those of these objects, and those that depend on tids.
     pub(crate) fn retry_reads(
@@ -225,20 +185,7 @@ impl Operation {
         io: &mut Io<'_, Storage>,
         loadable: &[Oid],
     ) {
-        let mut reads = Vec::new();
-        if !self.delayed_loads.is_empty() {
-            for oid in loadable {
-                reads.extend(self.delayed_loads.remove(oid).unwrap_or_default());
-            }
-        }
-        for (max_tid, read) in std::mem::take(&mut self.delayed_reads) {
-            if self.transactions.is_locked_tid(max_tid) {
-                self.delayed_reads.push((max_tid, read));
-            } else {
-                reads.push(read);
-            }
-        }
-        self.delayed_count -= reads.len();
+        let reads = self.delayed.take(&self.transactions, loadable);
         for DelayedRead { conn, id, packet } in reads {
             if !io.is_open(conn) {
                 continue;
@@ -247,7 +194,7 @@ impl Operation {
                 Packet::AskFetchTransactions { .. } | Packet::AskCheckTIDRange { .. } => {
                     storage::serve(self, shared, io, conn, id, packet)
                 }
-                packet => client::read_again(self, shared, io, conn, id, packet),
+                packet => client::read::read_again(self, shared, io, conn, id, packet),
             };
             if let Err(fault) = handled {
                 refuse(io, conn, id, &fault);
@@ -266,7 +213,7 @@ impl Operation {
     ) {
         let count = shared.table.partitions();
         let is_gone = |oid: &&Oid| partitions.contains(&oid.partition(count));
-        let oids: Vec<Oid> = self.delayed_loads.keys().filter(is_gone).copied().collect();
+        let oids: Vec<Oid> = self.delayed.oids().filter(is_gone).copied().collect();
         self.retry_reads(shared, io, &oids);
     }
 

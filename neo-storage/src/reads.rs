@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! How many reads of each client are on their way to the database.
+//! Reads that wait: for an unlock ([`Delayed`]), or for previous reads of the same client
+//! ([`Reads`]).
 //!
 //! A client may ask for a lot at once, and be slow to read the answers. What it asked beyond a limit
 //! is kept as it was asked, which is little, until previous answers are sent. The limit follows the
@@ -8,12 +9,94 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use neo_common::engine::Io;
+use neo_common::engine::{Fault, Io};
 use neo_common::protocol::{MsgId, Packet};
-use neo_common::types::ConnId;
+use neo_common::types::{ConnId, Oid, Tid};
 
 use crate::app::Storage;
-use crate::limits::{DEFERRED_READS_HIGH, READ_BYTES_HIGH, READS_MAX, READS_MIN};
+use crate::limits::{
+    DEFERRED_READS_HIGH, DELAYED_READS_MAX, READ_BYTES_HIGH, READS_MAX, READS_MIN,
+};
+use crate::transactions::Transactions;
+
+/// A read that waits for an unlock.
+#[derive(Debug)]
+pub(crate) struct DelayedRead {
+    pub conn: ConnId,
+    pub id: MsgId,
+    pub packet: Packet,
+}
+
+/// Reads that wait for unlocks, of clients and other storages.
+#[derive(Debug, Default)]
+pub(crate) struct Delayed {
+    /// Reads of objects between lock and unlock.
+    loads: BTreeMap<Oid, Vec<DelayedRead>>,
+    /// Reads up to a tid that is between lock and unlock.
+    reads: Vec<(Tid, DelayedRead)>,
+    count: usize,
+}
+
+impl Delayed {
+    /// Lets a read wait for the unlock of an object.
+    pub fn add_load(&mut self, oid: Oid, read: DelayedRead) -> Result<(), Fault> {
+        self.count()?;
+        self.loads.entry(oid).or_default().push(read);
+        Ok(())
+    }
+
+    /// Lets a read wait for the unlock of all transactions up to this tid.
+    pub fn add_read(&mut self, max_tid: Tid, read: DelayedRead) -> Result<(), Fault> {
+        self.count()?;
+        self.reads.push((max_tid, read));
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<(), Fault> {
+        if self.count >= DELAYED_READS_MAX {
+            return Err(Fault::protocol("too many reads wait for unlocks"));
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Objects that reads wait for.
+    pub fn oids(&self) -> impl Iterator<Item = &Oid> {
+        self.loads.keys()
+    }
+
+    /// Takes the reads that do not have to wait any more: those of these objects, and those up to a
+    /// tid that is unlocked.
+    pub fn take(&mut self, transactions: &Transactions, loadable: &[Oid]) -> Vec<DelayedRead> {
+        let mut ready = Vec::new();
+        if !self.loads.is_empty() {
+            for oid in loadable {
+                ready.extend(self.loads.remove(oid).unwrap_or_default());
+            }
+        }
+        for (max_tid, read) in std::mem::take(&mut self.reads) {
+            if transactions.is_locked_tid(max_tid) {
+                self.reads.push((max_tid, read));
+            } else {
+                ready.push(read);
+            }
+        }
+        self.count -= ready.len();
+        ready
+    }
+
+    /// Checks that no read waits for nothing. For tests.
+    pub fn check_invariants(&self, transactions: &Transactions) {
+        let loads: usize = self.loads.values().map(Vec::len).sum();
+        assert_eq!(self.count, loads + self.reads.len());
+        for oid in self.loads.keys() {
+            assert!(transactions.is_load_locked(*oid), "reads of {oid} wait for nothing");
+        }
+        for (tid, _) in &self.reads {
+            assert!(transactions.is_locked_tid(*tid), "reads up to {tid} wait for nothing");
+        }
+    }
+}
 
 /// Reads of one client.
 #[derive(Debug, Default)]

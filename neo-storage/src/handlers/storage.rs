@@ -16,7 +16,8 @@ use super::base_packet;
 use crate::app::{Shared, Storage, Ticket, done};
 use crate::database::{Done, Read, Revision, TransactionInfo, TransactionRecord};
 use crate::limits::{CHECK_COUNT, FETCH_BYTES, FETCH_COUNT_MAX, SERVES_PER_PEER_MAX};
-use crate::operation::{DelayedRead, Operation, OperationAfter, read_for};
+use crate::operation::{Operation, OperationAfter, read_for};
+use crate::reads::DelayedRead;
 use crate::replicator;
 
 /// Handler of connections between storages.
@@ -259,7 +260,7 @@ pub(crate) fn serve(
                     known,
                     ask_pack_info,
                 };
-                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(FETCH_COUNT_MAX);
             let pack_id = operation.pack.completed(partition).filter(|_| ask_pack_info);
@@ -285,7 +286,7 @@ pub(crate) fn serve(
             check_checkable(shared, io, conn, partition)?;
             if operation.transactions.is_locked_tid(max_tid) {
                 let packet = Packet::AskCheckTIDRange { partition, length, min_tid, max_tid };
-                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(CHECK_COUNT);
             let job = Read::CheckTidRange { partition, min_tid, max_tid, length };

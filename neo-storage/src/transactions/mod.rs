@@ -36,6 +36,7 @@
 //! What a client sends out of order (a store after the vote, a vote while a store waits, a ttid of
 //! somebody else) is refused.
 
+mod inspect;
 pub mod last_tids;
 mod locks;
 mod replicated;
@@ -579,71 +580,6 @@ impl Transactions {
         };
         let concerned = self.transactions.iter().filter(|(_, txn)| is_concerned(txn));
         concerned.map(|(ttid, _)| *ttid).collect()
-    }
-
-    /// Lines about all transactions and locks, for the log.
-    pub fn dump(&self) -> Vec<String> {
-        let mut lines = vec!["Transactions:".to_owned()];
-        for (ttid, txn) in &self.transactions {
-            lines.push(format!(
-                "    {ttid} {} {:?} objects={} pending={}",
-                txn.client,
-                txn.state,
-                txn.items.len(),
-                txn.pending_count
-            ));
-        }
-        lines.push("  Read locks:".into());
-        lines.extend(self.load_locks.iter().map(|(oid, ttid)| format!("    {oid} by {ttid}")));
-        lines.push("  Write locks:".into());
-        lines.extend(
-            self.write_locks.iter().map(|(oid, lock)| format!("    {oid} by {}", lock.ttid)),
-        );
-        lines.push("  Pending events:".into());
-        lines.extend(self.waiting.keys().map(|(oid, ttid, _)| format!("    {oid} for {ttid}")));
-        lines
-    }
-
-    /// Checks that locks, items and counters agree. For tests: it looks at everything.
-    pub fn check_invariants(&self) {
-        for (oid, lock) in &self.write_locks {
-            let txn = self.transactions.get(&lock.ttid);
-            let txn = txn.unwrap_or_else(|| panic!("{oid} locked by unknown {}", lock.ttid));
-            let item = txn.items.get(oid);
-            let item = item.unwrap_or_else(|| panic!("{oid} locked by {} for nothing", lock.ttid));
-            assert!(item.lockless || lock.last.is_some(), "{oid} locked without check");
-        }
-        for (oid, ttid) in &self.load_locks {
-            let txn = self.transactions.get(ttid);
-            let locked = txn.is_some_and(|t| t.state.tid().is_some() && t.items.contains_key(oid));
-            assert!(locked, "{oid} load-locked by {ttid}");
-        }
-        let mut counts = BTreeMap::<u64, usize>::new();
-        let parked = self.checking.values().flat_map(|checking| &checking.parked);
-        let mut bytes = 0;
-        for pending in self.waiting.values().chain(parked) {
-            *counts.entry(pending.instance).or_default() += 1;
-            bytes += pending.bytes;
-        }
-        assert_eq!(self.waiting_bytes, bytes);
-        for (ttid, txn) in &self.transactions {
-            let count = counts.get(&txn.instance).copied().unwrap_or_default();
-            assert_eq!(txn.pending_count, count, "pending requests of {ttid}");
-            for (oid, item) in &txn.items {
-                let locked = self.write_locks.get(oid).is_some_and(|lock| lock.ttid == *ttid);
-                assert!(
-                    locked || item.lockless || txn.pending_count != 0,
-                    "{oid} of {ttid} without lock"
-                );
-                let mode = self.mode_of(*oid);
-                assert!(mode.takes_locks() || item.lockless, "{oid} of {ttid} in {mode:?}");
-            }
-            for (oid, arrival) in &txn.waiting {
-                assert!(self.waiting.contains_key(&(*oid, *ttid, *arrival)));
-            }
-        }
-        let held: usize = self.transactions.values().map(|txn| txn.held_bytes).sum();
-        assert_eq!(self.held_bytes, held);
     }
 }
 

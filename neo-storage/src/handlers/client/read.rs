@@ -1,33 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Clients. Upstream: storage/handlers/client.py.
+//! What clients read. See the parent module.
 //!
 //! Reads go to the read lanes; the ones that can not be answered right because a transaction is
-//! between lock and unlock wait for the unlock ([`read_packet`] is called again then). Whether the
-//! cell is readable is checked before, and again when the result comes: rows may have been dropped
-//! in between.
-//!
-//! In backup mode, clients only see what is complete: up to the backup tid of this node.
+//! between lock and unlock wait for the unlock ([`read_again`]), those of a client that asks for too
+//! much wait for previous ones ([`crate::reads`]). Whether the cell is readable is checked before,
+//! and again when the result comes: rows may have been dropped in between.
 
-use neo_common::engine::{Fault, Handled, Handler, Io, Lost};
-use neo_common::protocol::{ErrorCode, Map, MsgId, PackRequest, Packet};
+use bytes::Bytes;
+use neo_common::engine::{Fault, Handled, Io};
+use neo_common::protocol::{ErrorCode, Map, MsgId, Packet};
 use neo_common::types::{ConnId, INVALID_PARTITION, Oid, Partition, Tid, Ttid, ZERO_HASH};
-use sha1::{Digest, Sha1};
 
-use super::master::ask_final_tid;
-use super::{base_packet, refuse};
-use crate::app::{After, Shared, Storage, Ticket, done, read};
-use crate::database::{
-    Content, Done, Loaded, PackOrder, Read, TransactionRecord, UndoFound, UndoSearch, Value,
-};
-use crate::limits::{READ_ROWS_MAX, TRANSACTION_OIDS_MAX};
-use crate::operation::{DelayedRead, Operation, VoteRequest};
-use crate::transactions::{CellMode, Request, RequestKind};
-
-/// A client that may write.
-pub struct ClientHandler;
-
-/// A client that connected in backup mode. Upstream: `ClientReadOnlyOperationHandler`.
-pub struct ReadOnlyClientHandler;
+use crate::app::{After, Shared, Storage, done, read};
+use crate::database::{Done, Loaded, Read, TransactionRecord, UndoFound, UndoSearch};
+use crate::handlers::{base_packet, refuse};
+use crate::limits::READ_ROWS_MAX;
+use crate::operation::Operation;
+use crate::reads::DelayedRead;
+use crate::transactions::CellMode;
 
 /// A read that is on its way.
 #[derive(Clone, PartialEq, Debug)]
@@ -67,268 +57,6 @@ enum ReadKind {
     },
 }
 
-impl Handler<Storage> for ClientHandler {
-    fn name(&self) -> &'static str {
-        "ClientOperationHandler"
-    }
-    fn packet(
-        &self,
-        app: &mut Storage,
-        io: &mut Io<'_, Storage>,
-        conn: ConnId,
-        id: MsgId,
-        packet: Packet,
-    ) -> Handled {
-        let Some((operation, shared)) = app.operation() else { return Err(Fault::retry_later()) };
-        match packet {
-            Packet::AskObject { oid, at, before } => {
-                ask_object(operation, shared, io, (conn, id), oid, at, before)
-            }
-            Packet::AskStoreObject { .. }
-            | Packet::AskCheckCurrentSerial { .. }
-            | Packet::AskRelockObject { .. }
-            | Packet::AskStoreTransaction { .. }
-            | Packet::AskVoteTransaction { .. } => {
-                write_packet(operation, shared, io, conn, id, packet)
-            }
-            Packet::AskFinalTID { ttid } => ask_final_tid(operation, shared, io, conn, id, ttid),
-            packet => other_packet(operation, shared, io, conn, id, packet),
-        }
-    }
-    fn drained(&self, app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
-        client_drained(app, io, conn);
-    }
-    fn lost(
-        &self,
-        app: &mut Storage,
-        io: &mut Io<'_, Storage>,
-        conn: ConnId,
-        _: Lost,
-        _: Vec<Ticket>,
-    ) {
-        client_lost(app, io, conn);
-    }
-}
-
-impl Handler<Storage> for ReadOnlyClientHandler {
-    fn name(&self) -> &'static str {
-        "ClientReadOnlyOperationHandler"
-    }
-    fn packet(
-        &self,
-        app: &mut Storage,
-        io: &mut Io<'_, Storage>,
-        conn: ConnId,
-        id: MsgId,
-        packet: Packet,
-    ) -> Handled {
-        let Some((operation, shared)) = app.operation() else { return Err(Fault::retry_later()) };
-        let backup_tid = shared.backup_tid.unwrap_or(Tid::MAX);
-        let after_backup_tid = backup_tid.next().unwrap_or(Tid::INVALID);
-        let packet = match packet {
-            Packet::AskStoreTransaction { .. }
-            | Packet::AskVoteTransaction { .. }
-            | Packet::AskStoreObject { .. }
-            | Packet::AskFinalTID { .. }
-            | Packet::AskRelockObject { .. }
-            // It takes a lock, and is only used to commit.
-            | Packet::AskCheckCurrentSerial { .. } => {
-                let message = "read-only access because cluster is in backuping mode";
-                return Err(Fault::Error(ErrorCode::ReadOnlyAccess, message.into()));
-            }
-            Packet::AskTransactionInformation { tid } if tid > backup_tid => {
-                let message = format!("tids > {backup_tid} are not fully fetched yet");
-                return Err(Fault::Error(ErrorCode::TidNotFound, message));
-            }
-            Packet::AskObject { oid, at, before } => {
-                let (at, before) = match (at, before) {
-                    // Nothing will be found, but whether the object exists is told.
-                    (Some(at), before) if at > backup_tid => (Some(Tid::ZERO), before),
-                    (Some(at), before) => (Some(at), before),
-                    (None, before) => (
-                        None,
-                        Some(before.map_or(after_backup_tid, |tid| tid.min(after_backup_tid))),
-                    ),
-                };
-                Packet::AskObject { oid, at, before }
-            }
-            Packet::AskTIDsFrom { min_tid, max_tid, length, partition } => {
-                Packet::AskTIDsFrom { min_tid, max_tid: max_tid.min(backup_tid), length, partition }
-            }
-            Packet::AskOIDsFrom { partition, length, min_oid, tid } => {
-                Packet::AskOIDsFrom { partition, length, min_oid, tid: tid.min(backup_tid) }
-            }
-            Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids } => {
-                let ltid = ltid.min(after_backup_tid);
-                Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids }
-            }
-            packet => packet,
-        };
-        other_packet(operation, shared, io, conn, id, packet)
-    }
-    fn drained(&self, app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
-        client_drained(app, io, conn);
-    }
-    fn lost(
-        &self,
-        app: &mut Storage,
-        io: &mut Io<'_, Storage>,
-        conn: ConnId,
-        _: Lost,
-        _: Vec<Ticket>,
-    ) {
-        client_lost(app, io, conn);
-    }
-}
-
-/// A client has read what it was sent.
-fn client_drained(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
-    if let Some((operation, shared)) = app.operation() {
-        read_deferred(operation, shared, io, conn);
-    }
-}
-
-/// The connection to a client is gone.
-fn client_lost(app: &mut Storage, io: &mut Io<'_, Storage>, conn: ConnId) {
-    app.shared.nodes.unlink(conn);
-    if let Some((operation, _)) = app.operation() {
-        operation.reads.forget(conn);
-    }
-    let Some(nid) = io.nid(conn) else { return };
-    app.shared.packed_until.remove(&nid);
-    // Usually the master also tells that the client is gone. But they are distinct scenarios:
-    // - The client may have lost this storage only and remain RUNNING: we may still be involved in
-    //   the second phase, so only what is not voted is aborted. Since it does not take part in
-    //   deadlock avoidance any more, not releasing its write locks now would lead to a deadlock.
-    // - The client may have lost the master, and there are voted transactions to abort.
-    if let Some((operation, _)) = app.operation() {
-        operation.abort_for(io, nid, false);
-    }
-}
-
-/// What changes nothing.
-fn other_packet(
-    operation: &mut Operation,
-    shared: &mut Shared,
-    io: &mut Io<'_, Storage>,
-    conn: ConnId,
-    id: MsgId,
-    packet: Packet,
-) -> Handled {
-    match packet {
-        // Only of own transactions; the master says the same for all.
-        Packet::AbortTransaction { ttid, .. } => {
-            let client = io.nid(conn).ok_or(Fault::Unexpected)?;
-            if operation.transactions.is_of(ttid, client) {
-                operation.abort(io, ttid);
-            }
-            Ok(())
-        }
-        Packet::Ping {} => base_packet(io, conn, id, &packet),
-        packet if operation.reads.is_limited(io, conn) && packet.answer_code().is_some() => {
-            operation.reads.defer(io, conn, id, packet);
-            Ok(())
-        }
-        packet => read_packet(operation, shared, io, conn, id, packet),
-    }
-}
-
-// Writes.
-
-fn write_packet(
-    operation: &mut Operation,
-    shared: &mut Shared,
-    io: &mut Io<'_, Storage>,
-    conn: ConnId,
-    id: MsgId,
-    packet: Packet,
-) -> Handled {
-    let client = io.nid(conn).ok_or(Fault::Unexpected)?;
-    match packet {
-        Packet::AskStoreObject {
-            oid,
-            serial,
-            compression,
-            checksum,
-            data,
-            data_serial: data_tid,
-            ttid,
-        } => {
-            let content = content(compression, checksum, data)?;
-            check_oid(oid)?;
-            operation.transactions.register(client, ttid)?;
-            let kind = RequestKind::Store { serial, content, data_tid };
-            let request = Request { conn, id, ttid, oid, kind };
-            operation.transactions.request(client, request)?;
-            operation.maybe_spill(shared, io, ttid);
-        }
-        Packet::AskCheckCurrentSerial { ttid, oid, serial } => {
-            check_oid(oid)?;
-            operation.transactions.register(client, ttid)?;
-            let request = Request { conn, id, ttid, oid, kind: RequestKind::Check { serial } };
-            operation.transactions.request(client, request)?;
-        }
-        Packet::AskRelockObject { ttid, oid } => {
-            let request = Request { conn, id, ttid, oid, kind: RequestKind::Relock };
-            operation.transactions.request(client, request)?;
-        }
-        Packet::AskStoreTransaction { ttid, user, description, extension, oids, pack } => {
-            let pack_len = pack.as_ref().and_then(|(oids, _)| oids.as_ref()).map_or(0, Vec::len);
-            if oids.len() >= TRANSACTION_OIDS_MAX || pack_len >= TRANSACTION_OIDS_MAX {
-                return Err(Fault::protocol(
-                    "Too many modified OIDs (the default storage backend has a limitation of \
-                     2^21-1)",
-                ));
-            }
-            operation.transactions.register(client, ttid)?;
-            let packed_until = shared.packed_until.get(&client);
-            let packed = packed_until.is_some_and(|tid| ttid.as_tid() <= *tid);
-            let record = TransactionRecord { oids, user, description, extension, packed, ttid };
-            let info = Some((record, pack.map(pack_order).transpose()?));
-            operation.vote(shared, io, ttid, VoteRequest { conn, id, client, info })?;
-        }
-        Packet::AskVoteTransaction { ttid } => {
-            operation.vote(shared, io, ttid, VoteRequest { conn, id, client, info: None })?;
-        }
-        _ => return Err(Fault::Unexpected),
-    }
-    Ok(())
-}
-
-fn content(
-    compression: u32,
-    checksum: neo_common::types::Hash,
-    data: bytes::Bytes,
-) -> Result<Content, Fault> {
-    let compression = u8::try_from(compression).ok().filter(|compression| *compression <= 1);
-    let compression = compression.ok_or_else(|| Fault::protocol("invalid compression value"))?;
-    if data.is_empty() && checksum == ZERO_HASH {
-        return Ok(Content::Deleted);
-    }
-    if Sha1::digest(&data)[..] != checksum {
-        return Err(Fault::protocol("invalid checksum"));
-    }
-    Ok(Content::Value(Value { compression, checksum, data }))
-}
-
-/// No database can hold other oids.
-fn check_oid(oid: Oid) -> Handled {
-    match i64::try_from(oid.get()) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Fault::protocol(format!("invalid oid {oid}"))),
-    }
-}
-
-fn pack_order((oids, pack_tid): PackRequest) -> Result<PackOrder, Fault> {
-    if pack_tid > Tid::MAX {
-        return Err(Fault::protocol("invalid pack time"));
-    }
-    let oids = oids.filter(|oids| !oids.is_empty());
-    Ok(PackOrder { approved: None, partial: oids.is_some(), oids, pack_tid })
-}
-
-// Reads.
-
 fn check_readable(operation: &Operation, partition: Partition) -> Handled {
     match operation.transactions.mode(partition) {
         CellMode::Readable => Ok(()),
@@ -347,7 +75,7 @@ fn submit(
     read(io, job, After::Read(ReadAfter { conn, id, what }));
 }
 
-fn ask_object(
+pub(super) fn ask_object(
     operation: &mut Operation,
     shared: &Shared,
     io: &mut Io<'_, Storage>,
@@ -376,7 +104,7 @@ fn load(
     check_readable(operation, partition)?;
     if operation.transactions.is_load_locked(oid) {
         let packet = Packet::AskObject { oid, at, before };
-        return operation.delay_load(oid, DelayedRead { conn, id, packet });
+        return operation.delayed.add_load(oid, DelayedRead { conn, id, packet });
     }
     let stamp = at.is_none().then(|| operation.transactions.last_tids.stamp());
     let job = Read::Load { partition, oid, at, before };
@@ -404,7 +132,7 @@ pub(crate) fn read_again(
 }
 
 /// Goes on with the reads of a client that wait for previous ones.
-fn read_deferred(
+pub(super) fn read_deferred(
     operation: &mut Operation,
     shared: &mut Shared,
     io: &mut Io<'_, Storage>,
@@ -417,7 +145,7 @@ fn read_deferred(
     }
 }
 
-fn read_packet(
+pub(super) fn read_packet(
     operation: &mut Operation,
     shared: &mut Shared,
     io: &mut Io<'_, Storage>,
@@ -435,7 +163,7 @@ fn read_packet(
             check_readable(operation, partition)?;
             if operation.transactions.is_locked_tid(tid) {
                 let packet = Packet::AskTransactionInformation { tid };
-                return operation.delay_read(tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(tid, DelayedRead { conn, id, packet });
             }
             let job = Read::Transaction { partition, tid };
             submit(operation, io, job, (conn, id), ReadKind::Transaction { tid });
@@ -446,7 +174,7 @@ fn read_packet(
             check_readable(operation, partition)?;
             if operation.transactions.is_load_locked(oid) {
                 let packet = Packet::AskObjectHistory { oid, first, last };
-                return operation.delay_load(oid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_load(oid, DelayedRead { conn, id, packet });
             }
             let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
             let job = Read::History { partition, oid, offset: first, length };
@@ -457,7 +185,7 @@ fn read_packet(
             // expects to find it.
             if let Some(max_tid) = operation.transactions.max_locked_tid() {
                 let packet = Packet::AskTIDs { first, last, partition };
-                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(max_tid, DelayedRead { conn, id, packet });
             }
             ask_tids(operation, shared, io, (conn, id), (first, last), partition)?;
         }
@@ -465,7 +193,7 @@ fn read_packet(
             check_readable(operation, partition)?;
             if operation.transactions.is_locked_tid(max_tid) {
                 let packet = Packet::AskTIDsFrom { min_tid, max_tid, length, partition };
-                return operation.delay_read(max_tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::TidsFrom { partition, min_tid, max_tid, length };
@@ -475,7 +203,7 @@ fn read_packet(
             check_readable(operation, partition)?;
             if operation.transactions.is_locked_tid(tid) {
                 let packet = Packet::AskOIDsFrom { partition, length, min_oid, tid };
-                return operation.delay_read(tid, DelayedRead { conn, id, packet });
+                return operation.delayed.add_read(tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::OidsFrom { partition, partitions, min_oid, tid, length };
@@ -543,7 +271,7 @@ fn ask_object_undo_serial(
     if let Some(oid) = oids.iter().find(|oid| operation.transactions.is_load_locked(**oid)) {
         let oid = *oid;
         let packet = Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids };
-        return operation.delay_load(oid, DelayedRead { conn, id, packet });
+        return operation.delayed.add_load(oid, DelayedRead { conn, id, packet });
     }
     let stored = |oid: &Oid| (*oid, operation.transactions.stored_tid(ttid, *oid));
     let objects = oids.iter().map(stored).collect();
@@ -663,7 +391,7 @@ fn object(oid: Oid, loaded: Loaded) -> Packet {
         Loaded::Found(revision) => {
             let (compression, checksum, data) = match revision.value {
                 Some(value) => (Some(value.compression.into()), value.checksum, value.data),
-                None => (None, ZERO_HASH, bytes::Bytes::new()),
+                None => (None, ZERO_HASH, Bytes::new()),
             };
             Packet::AnswerObject {
                 oid,
