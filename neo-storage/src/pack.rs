@@ -261,11 +261,6 @@ impl Pack {
                 self.pace.end(io);
                 let progress = done!(done, Packed);
                 self.deleted += progress.deleted;
-                if progress.deleted != 0 {
-                    // The last revision of a deleted object may be gone.
-                    let partitions = shared.table.partitions();
-                    transactions.last_tids.forget(partitions, |packed| packed == partition);
-                }
                 if let Some((current, position)) = &mut self.current
                     && *current == partition
                 {
@@ -279,6 +274,11 @@ impl Pack {
                 }
             }
             PackAfter::Recorded(partition, pack_id) => {
+                if self.deleted != 0 {
+                    // The last revision of a deleted object may be gone. Readers only see it now.
+                    let partitions = shared.table.partitions();
+                    transactions.last_tids.forget(partitions, |packed| packed == partition);
+                }
                 if let Some(cell) = self.cells.get_mut(&partition) {
                     cell.pack_id = cell.pack_id.max(pack_id);
                 }
