@@ -595,3 +595,44 @@ fn client_that_does_not_read() {
     node.send(client, load(1));
     node.close(client);
 }
+
+/// A transaction with a lot of data: it is written ahead of the vote, and given back from there when a
+/// conflict comes up. Upstream: testFailedConflictOnBigValueDuringDeadlockAvoidance.
+#[test]
+fn failed_conflict_on_big_value_during_deadlock_avoidance() {
+    let mut node = Node::serving(1);
+    let (a, b) = (node.client(1), node.client(2));
+    let big = |n: u64| n.to_string().repeat(6 << 20);
+    for n in 1..=4 {
+        assert_eq!(node.ask(b, store(9, n, 0, &big(n))), OK);
+    }
+    let id = node.send(a, store(5, 2, 0, "a"));
+    let notified = node.receive(b).unwrap().1;
+    assert_eq!(notified, Packet::NotifyDeadlock { ttid: ttid(9), oid: oid(2) });
+    let relock = node.send(b, Packet::AskRelockObject { ttid: ttid(9), oid: oid(2) });
+    assert_eq!(node.answer(a, id), OK);
+    node.ask(a, store_transaction(5, &[2]));
+    node.lock(5, 10);
+    node.unlock(5);
+    let answer = node.answer(b, relock);
+    let Packet::AnswerRelockObject { conflict: Some((serial, last, Some(data))) } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!((serial, last), (Tid::ZERO, tid(10)));
+    assert!(data.2 == big(2).as_bytes() && data.1 == checksum(&data.2));
+    assert_eq!(node.ask(b, store(9, 2, 10, "resolved")), OK);
+    node.ask(b, store_transaction(9, &[1, 2, 3, 4]));
+    node.lock(9, 12);
+    node.unlock(9);
+    assert_eq!(node.load(a, 2), (12, "resolved".into()));
+    for n in [1, 3, 4] {
+        assert!(node.load(a, n) == (12, big(n)), "{n}");
+    }
+    // What was given back is not kept, nor what is aborted.
+    for n in 5..9 {
+        assert_eq!(node.ask(b, store(13, n, 0, &big(n))), OK);
+    }
+    node.send(b, Packet::AbortTransaction { ttid: ttid(13), nids: Vec::new() });
+    node.tell(Packet::NotifyRepair { dry_run: true });
+    assert_eq!(node.data_rows(), 5, "four, and the one of the other client");
+}

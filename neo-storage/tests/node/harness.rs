@@ -490,6 +490,23 @@ impl Node {
         }
     }
 
+    /// Rows of object data, orphans included.
+    pub fn data_rows(&mut self) -> u64 {
+        let mut after = None;
+        let mut count = 0;
+        let database = self.executor.database();
+        for n in 0..1000 {
+            // Ids are not dense in general; here they are.
+            let id = database::DataId(n);
+            if database.latest().data(id).unwrap().is_some() {
+                count += 1;
+                after = Some(id);
+            }
+        }
+        assert!(after.is_none_or(|id| id.0 < 900), "look further");
+        count
+    }
+
     /// What is on disk, read beside the node.
     pub fn latest(&mut self, job: database::Read) -> DatabaseDone {
         database::execute_read(self.executor.database().latest(), job).unwrap()
