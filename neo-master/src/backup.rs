@@ -5,8 +5,8 @@
 //! a client of the upstream master: invalidations tell which partitions changed, and it tells its
 //! storages what to replicate, from where and up to which tid.
 //!
-//! For each partition, one cell (the *primary*) fetches from upstream; the others fetch from it. All
-//! cells are UP_TO_DATE, up to their own *backup tid*. It cannot be guessed from what they store,
+//! For each partition, one cell (the *primary*) fetches from upstream; the others fetch from it.
+//! All cells are UP_TO_DATE, up to their own *backup tid*. It cannot be guessed from what they store,
 //! because most transactions do not touch most partitions: so storages are also told up to where a
 //! partition that did not change is complete ([`Packet::Replicate`] without source). When the
 //! cluster leaves this mode it is truncated at the *backup tid* of the cluster, the greatest tid

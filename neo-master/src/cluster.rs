@@ -122,8 +122,10 @@ impl Cluster {
         for address in &options.masters {
             nm.create_master(*address).expect("there are only masters");
         }
+        let is_master = |nid: &NodeId| nid.node_type() == Some(NodeType::Master);
+        let nid = options.nid.filter(is_master);
         let own = nm
-            .create(NodeType::Master, Some(options.bind), options.nid, NodeState::Down)
+            .create(NodeType::Master, Some(options.bind), nid, NodeState::Down)
             .expect("no other node has an id");
         Ok(Self {
             state: ClusterState::Recovering,

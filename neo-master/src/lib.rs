@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The master node.
 //!
-//! One *primary* master drives the cluster: it identifies nodes, owns the partition table, gives out
-//! ids, and drives two-phase commit. The others are *secondary*, ready to take over.
+//! One *primary* master drives the cluster: it identifies nodes, owns the partition table, gives
+//! out ids, and drives two-phase commit. The others are *secondary*, ready to take over.
 //!
 //! ```text
 //!   app (Master) = phase beside cluster

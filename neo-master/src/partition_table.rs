@@ -6,7 +6,7 @@
 //! have begun a replication that can make them up-to-date ([`PartitionTable::set_updatable`]).
 //!
 //! Each operation returns the changes that the other nodes must be told, in the form of
-//! `NotifyPartitionChanges`; the caller broadcasts them with the next [`PartitionTable::next_ptid`].
+//! `NotifyPartitionChanges`; the caller broadcasts them with [`PartitionTable::next_ptid`].
 //! [`tweak`] decides where cells go.
 
 mod backup;
@@ -44,7 +44,8 @@ impl fmt::Display for PartitionTableError {
         match self {
             Self::OnlyReadable(partition) => write!(
                 f,
-                "Refuse to drop nodes that contain the only readable copies of partition {partition}"
+                "Refuse to drop nodes that contain the only readable copies of partition \
+                 {partition}"
             ),
             Self::NoNode => f.write_str("Can't remove all nodes."),
             Self::NotAssigned => f.write_str("Non-assigned partition"),

@@ -17,8 +17,8 @@
 //! and all of them have answered what they were asked. A pending truncation is given to storages
 //! that do not know it before.
 //!
-//! An election may take place meanwhile: as long as this phase lasts, the master keeps connecting to
-//! the other masters that it knows, so that each pair of masters is compared.
+//! An election may take place meanwhile: as long as this phase lasts, the master keeps connecting
+//! to the other masters that it knows, so that each pair of masters is compared.
 //!
 //! Unlike upstream, a table is never created when a storage has one that could not be got yet.
 

@@ -150,8 +150,8 @@ impl TransactionManager {
         }
     }
 
-    /// Forgets everything but the last ids that were used: tids keep increasing, and an oid that was
-    /// given but not stored yet is not given again.
+    /// Forgets everything but the last ids that were used: tids keep increasing, and an oid that
+    /// was given but not stored yet is not given again.
     pub fn reset(&mut self) {
         let Self { last_used, last_used_oid, .. } = *self;
         *self = Self { last_used, last_used_oid, ..Self::new() };

@@ -15,8 +15,8 @@
 //! | [`election::PrimaryHandler`] | the primary master | secondary |
 //! | [`backup::BackupHandler`] | the primary master of the upstream cluster | backup |
 //!
-//! Where upstream asserts something about what a peer sends, there is a [`Fault`]: the connection is
-//! closed, the master goes on.
+//! Where upstream asserts something about what a peer sends, there is a [`Fault`]: the connection
+//! is closed, the master goes on.
 
 pub mod administration;
 pub mod backup;

@@ -129,8 +129,8 @@ fn storages_with_a_backup_tid_need_an_upstream_cluster() {
     assert_eq!(h.exit, Some(1));
 }
 
-/// Upstream is lost: clients are disconnected, and it is looked for again. Nothing that was complete
-/// is fetched again from it.
+/// Upstream is lost: clients are disconnected, and it is looked for again. Nothing that was
+/// complete is fetched again from it.
 #[test]
 fn upstream_lost() {
     let (mut h, admin, storages) = Harness::running_with(backup_options(2, 0), 1);

@@ -101,8 +101,8 @@ fn pack_time_is_checked() {
     );
 }
 
-/// After a restart, orders that are not completed come from the storages, and the first unsigned one
-/// blocks the automatic approval. Joined oids of upstream's storages become lists.
+/// After a restart, orders that are not completed come from the storages, and the first unsigned
+/// one blocks the automatic approval. Joined oids of upstream's storages become lists.
 #[test]
 fn orders_are_found_again() {
     let mut h = Harness::new(options(1, 1));

@@ -2,8 +2,8 @@
 //! Peers that send anything at any time: the master never panics, and works again once they are
 //! gone.
 //!
-//! Packets have plausible values (ids of nodes and transactions that exist, or nearly so). Who sends
-//! what, when connections open and close, and how the clock goes follow from a seed.
+//! Packets have plausible values (ids of nodes and transactions that exist, or nearly so). Who
+//! sends what, when connections open and close, and how the clock goes follow from a seed.
 
 use std::time::Duration;
 

@@ -2,11 +2,11 @@
 //! Recorded sessions of an upstream master, replayed: ours is told what the upstream one was told,
 //! and must say what it said, on each connection in the same order.
 //!
-//! Tids depend on the clock: each one that upstream gave stands for the one that we give in the same
-//! place. Time stamps are not compared, nor the order of what has none.
+//! Tids depend on the clock: each one that upstream gave stands for the one that we give in the
+//! same place. Time stamps are not compared, nor the order of what has none.
 //!
-//! Packets of different connections were recorded at different processes, so their relative order is
-//! only roughly right. When upstream said something that we have no reason to say yet, what comes
+//! Packets of different connections were recorded at different processes, so their relative order
+//! is only roughly right. When upstream said something that we have no reason to say yet, what comes
 //! next on other connections is brought forward.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
