@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A transaction under way.
+// Not a core: threads of the application share the objects.
+#![allow(clippy::disallowed_types)]
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -49,14 +51,11 @@ fn to_client(error: PyErr, conflict: Conflict) -> Error {
 /// A transaction under way; one thread at a time uses it.
 #[pyclass(frozen, module = "neo.client._native")]
 pub struct Transaction {
-    // Not a core: threads of the application share the object.
-    #[allow(clippy::disallowed_types)]
     transaction: Mutex<neo_client::Transaction>,
     ttid: neo_common::types::Ttid,
 }
 
 impl Transaction {
-    #[allow(clippy::disallowed_types)]
     pub fn new(transaction: neo_client::Transaction) -> Self {
         Self { ttid: transaction.ttid(), transaction: Mutex::new(transaction) }
     }

@@ -11,7 +11,7 @@
 //! - [`ini`]: the dialect of configuration files;
 //! - [`settings`]: precedence (command line, section, `[DEFAULT]`, built-in default) and types;
 //! - [`address`]: `host:port` and lists of them;
-//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`migrate`], [`simple`], [`bench`]: the
+//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`migrate`], [`simple`], [`mod@bench`]: the
 //!   tables of the executables and the plain structs that they give.
 //!
 //! What scripts and supervisor files of upstream rely on is followed (lib/config.py on Python's
