@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A node that serves: transactions, replication, checks, packs and background tasks.
 //!
-//! Handlers change the state of this module; what [`Transactions`] decided is done in [`advance`],
+//! Handlers change the state of this module; what [`Transactions`] decided is done in `advance`,
 //! after each packet. Conflict checks are gathered there: as long as some are on their way to the
 //! database, the next ones wait in order to go together.
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Reads that wait: for an unlock ([`Delayed`]), or for previous reads of the same client
+//! Reads that wait: for an unlock (`Delayed`), or for previous reads of the same client
 //! ([`Reads`]).
 //!
 //! A client may ask for a lot at once, and be slow to read the answers. What it asked beyond a limit

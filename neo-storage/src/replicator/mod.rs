@@ -24,7 +24,7 @@
 //! 3. wait until the transactions of 1. are finished, and replicate again up to the last of them;
 //! 4. when no store without lock remains, tell the master.
 //!
-//! In backup mode, orders come from the master ([`replicate`]), which also says from where.
+//! In backup mode, orders come from the master (`replicate`), which also says from where.
 //!
 //! What is received is checked against what was asked: an object that belongs elsewhere would
 //! corrupt a cell. A source that fails is tried again after a while, other partitions come first.

@@ -31,7 +31,7 @@
 //!
 //! **Lockless stores.** A cell that is out of date can not check anything: stores are accepted
 //! blindly, other cells check. How they become locks before the cell may be declared up-to-date is
-//! in [`replicated`].
+//! in `replicated.rs`.
 //!
 //! What a client sends out of order (a store after the vote, a vote while a store waits, a ttid of
 //! somebody else) is refused.

@@ -2,7 +2,7 @@
 //! What clients read. See the parent module.
 //!
 //! Reads go to the read lanes; the ones that can not be answered right because a transaction is
-//! between lock and unlock wait for the unlock ([`read_again`]), those of a client that asks for too
+//! between lock and unlock wait for the unlock (`read_again`), those of a client that asks for too
 //! much wait for previous ones ([`crate::reads`]). Whether the cell is readable is checked before,
 //! and again when the result comes: rows may have been dropped in between.
 
