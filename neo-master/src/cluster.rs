@@ -109,6 +109,9 @@ pub struct Cluster {
     starting: BTreeSet<NodeId>,
     readiness: u64,
     extras: BTreeMap<NodeKey, Extra>,
+    /// Storages that had no id and got one during this recovery, when it was not known yet which ids
+    /// are in use.
+    pub newcomers: BTreeSet<NodeKey>,
     timestamp: f64,
 }
 
@@ -145,6 +148,7 @@ impl Cluster {
             starting: BTreeSet::new(),
             readiness: 0,
             extras: BTreeMap::new(),
+            newcomers: BTreeSet::new(),
             timestamp: 0.0,
             options,
         })
@@ -239,7 +243,20 @@ impl Cluster {
     /// Removes a node, without telling anybody.
     pub fn forget(&mut self, key: NodeKey) -> Option<Node> {
         self.extras.remove(&key);
+        self.newcomers.remove(&key);
         self.nm.remove(key)
+    }
+    /// Disconnects a storage whose id belongs to another one: it is empty, and has to identify
+    /// again.
+    pub fn evict(&mut self, io: &mut Io<'_, Master>, key: NodeKey) {
+        if let Some(conn) = self.nm.get(key).and_then(Node::connection) {
+            self.nm.unlink(conn);
+            io.close(conn);
+        }
+        if let Some(node) = self.forget(key) {
+            log::warn!("{node} has the id of another storage: it will get another one");
+            self.broadcast_removed(io, &node);
+        }
     }
 
     fn announcement(&self, key: NodeKey) -> Option<Announcement> {

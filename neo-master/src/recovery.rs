@@ -124,6 +124,8 @@ impl Recovery {
 
     fn finish(&self, cluster: &mut Cluster, io: &mut Io<'_, Master>, mut nids: BTreeSet<NodeId>) {
         log::info!("startup allowed");
+        // From now on, it is known which ids are in use.
+        cluster.newcomers.clear();
         let is_new = !cluster.pt.is_filled();
         if !is_new {
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
@@ -203,6 +205,16 @@ impl Recovery {
         }
         if self.target != Some(ptid) {
             return Err(Fault::protocol("not the partition table that was announced"));
+        }
+        // A storage without data must not be taken for one that has cells:
+        // 1. The master restarts and knows nobody.
+        // 2. A new storage comes first, and gets id 1.
+        // 3. Storage 2 comes, and has a table with cells of storage 1.
+        for (nid, _) in rows.iter().flatten() {
+            let key = cluster.nm.by_nid(*nid).map(Node::key);
+            if let Some(key) = key.filter(|key| cluster.newcomers.contains(key)) {
+                cluster.evict(io, key);
+            }
         }
         let unknown = check_table(cluster, &rows)?;
         let loaded = cluster.pt.load(ptid, replicas, &rows);

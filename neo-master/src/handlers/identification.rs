@@ -124,7 +124,24 @@ fn identify(
     // Ids of other types of nodes are not given.
     request.nid = request.nid.filter(|nid| nid.node_type() == Some(request.node_type));
     let properties = Properties::parse(&request, cluster.pt.partitions())?;
-    let key = find(cluster, io, &mut request)?;
+    // The id that a storage claims may have been given to a new one, because nobody knew that it
+    // was in use: the one that claims it has data.
+    let holder = request.nid.and_then(|nid| cluster.nm.by_nid(nid)).map(Node::key);
+    if let Some(holder) = holder.filter(|key| cluster.newcomers.contains(key)) {
+        cluster.evict(io, holder);
+    }
+    let is_newcomer = request.node_type == NodeType::Storage
+        && request.nid.is_none()
+        && cluster.state == ClusterState::Recovering;
+    let mut key = find(cluster, io, &mut request)?;
+    // Whoever has no id has no data: not the storage with cells that used to be there.
+    if let Some(known) = key.filter(|_| is_newcomer)
+        && let Some(nid) = cluster.nm.get(known).and_then(Node::nid)
+        && cluster.pt.table().has_cells(nid)
+    {
+        cluster.nm.set_address(known, None).expect("nothing conflicts with no address");
+        key = None;
+    }
     let is_known = key.is_some() && request.nid.is_some();
     let Some(decision) = decide(cluster, io, &request, &properties, is_known)? else {
         return Ok(());
@@ -141,6 +158,9 @@ fn identify(
     };
     cluster.nm.set_nid(key, Some(nid)).map_err(|_| Fault::protocol("already connected"))?;
     log::info!("accept {} {nid} ({})", request.node_type, decision.state);
+    if is_newcomer {
+        cluster.newcomers.insert(key);
+    }
     let Properties { extra, devpath, new_nid, .. } = properties;
     cluster.set_extra(key, extra);
     cluster.nm.set_devpath(key, devpath);

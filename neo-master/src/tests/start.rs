@@ -428,3 +428,50 @@ fn late_loss_of_a_storage_leaves_the_table_alone() {
     let found = h.engine.app.cluster.pt.table();
     assert_eq!((found.ptid(), found.to_wire()), (Some(1), table));
 }
+
+/// The master was restarted, and a new storage comes before the one whose id it gets. It is not taken
+/// for it: neither when the partition table is found, nor when the other one comes.
+#[test]
+fn new_storage_is_not_taken_for_an_old_one() {
+    for comes_back_first in [false, true] {
+        let mut h = Harness::new(options(2, 0));
+        let new = h.recovering(None, 10_003, None);
+        assert_eq!(h.engine.app.cluster.nm.by_nid(s(1)).unwrap().address(), Some(address(10_003)));
+        if comes_back_first {
+            h.recovering(Some(s(1)), 10_001, Some(1));
+            assert!(h.is_closed(new));
+        }
+        let two = h.recovering(Some(s(2)), 10_002, Some(1));
+        let first = if comes_back_first { None } else { Some(two) };
+        if let Some(conn) = first {
+            let (id, _) = h.until(conn, "AskPartitionTable");
+            let rows = rows("U. .U");
+            h.answer(conn, id, Packet::AnswerPartitionTable { ptid: 1, replicas: 0, rows });
+            assert!(h.is_closed(new));
+            assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+            h.recovering(Some(s(1)), 10_001, Some(1));
+            assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+        }
+        assert_eq!(h.engine.app.cluster.nm.by_nid(s(1)).unwrap().address(), Some(address(10_001)));
+        // The new one is given another id.
+        let (_, nid) = h.identify(Harness::request(NodeType::Storage, None, Some(10_003)));
+        assert_eq!(nid, s(3));
+    }
+}
+
+/// A storage whose database was erased comes back while its cells are waited for.
+#[test]
+fn erased_storage_is_another_one() {
+    let mut h = Harness::new(options(2, 0));
+    let one = h.recovering(Some(s(1)), 10_001, Some(1));
+    let two = h.recovering(Some(s(2)), 10_002, Some(1));
+    h.close(one);
+    let (id, _) = h.until(two, "AskPartitionTable");
+    let rows = rows("U. .U");
+    h.answer(two, id, Packet::AnswerPartitionTable { ptid: 1, replicas: 0, rows });
+    let (_, nid) = h.identify(Harness::request(NodeType::Storage, None, Some(10_001)));
+    assert_eq!(nid, s(3));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    h.recovering(Some(s(1)), 10_004, Some(1));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+}
