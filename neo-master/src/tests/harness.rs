@@ -133,10 +133,15 @@ impl Harness {
 
     /// A peer connects.
     pub fn connect(&mut self) -> ConnId {
+        let conn = self.connect_silently();
+        self.input(Input::Bytes(conn, &HANDSHAKE));
+        conn
+    }
+    /// A peer connects, and says nothing.
+    pub fn connect_silently(&mut self) -> ConnId {
         let conn = self.engine.new_conn();
         self.add_peer(conn);
         self.input(Input::Accepted(conn, address(50_000)));
-        self.input(Input::Bytes(conn, &HANDSHAKE));
         conn
     }
     /// A connection that the master opens is established.
@@ -368,13 +373,17 @@ impl Harness {
     /// The same with any options.
     #[track_caller]
     pub fn running_with(options: Options, storages: u16) -> (Self, ConnId, Vec<ConnId>) {
+        let cluster = options.cluster.clone();
         let mut harness = Self::new(options);
+        // Peers all say the same name.
+        CLUSTER.clone_into(&mut harness.engine.app.cluster.options.cluster);
         let admin = harness.admin();
         let storages: Vec<ConnId> =
             (1..=storages).map(|i| harness.recovering(None, 10_000 + i, None)).collect();
         assert_eq!(harness.start(admin), (ErrorCode::Ack, "Cluster state changed".into()));
         harness.verify(&storages);
         harness.all(admin);
+        harness.engine.app.cluster.options.cluster = cluster;
         (harness, admin, storages)
     }
     /// `neoctl start`.

@@ -7,6 +7,7 @@ mod commit;
 mod election;
 mod harness;
 mod pack;
+mod probes;
 mod random;
 mod sessions;
 mod start;

@@ -49,14 +49,15 @@ enum Event {
     Killed,
 }
 
-fn shared() -> PathBuf {
+/// Folder of the reference data: beside the repository, or `NEO_SHARED`.
+pub fn shared() -> PathBuf {
     std::env::var_os("NEO_SHARED").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
         PathBuf::from,
     )
 }
 
-fn hex(text: &str) -> Vec<u8> {
+pub fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
 }
 
