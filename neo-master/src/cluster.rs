@@ -22,7 +22,7 @@ use neo_common::node::{Node, NodeKey, NodeManager};
 use neo_common::partition_table::TableError;
 use neo_common::protocol::{ClusterState, MsgId, NodeEntry, NodeState, NodeType, Packet};
 use neo_common::time::Now;
-use neo_common::types::{NodeId, Tid};
+use neo_common::types::{NodeId, Ptid, Tid};
 
 use crate::app::{Master, Options};
 use crate::handlers;
@@ -56,6 +56,17 @@ pub struct Extra {
     pub backup: Option<Bytes>,
     /// Admin: names of the backup clusters that it monitors.
     pub monitors: Vec<Bytes>,
+}
+
+/// When recovery may end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Startup {
+    /// Once all nodes with readable cells are there.
+    WhenComplete,
+    /// Once nothing that was committed is missing: the service was interrupted.
+    Restart,
+    /// Once each partition can be read: the operator wants so.
+    Forced,
 }
 
 /// Whether the cluster can go on.
@@ -97,8 +108,13 @@ pub struct Cluster {
     pub backup_tid: Option<Tid>,
     /// Truncation that storages have not all done.
     pub truncate_tid: Option<Tid>,
-    /// Whether recovery may end without waiting for all nodes.
-    pub startup_allowed: bool,
+    /// For whom recovery waits.
+    pub startup: Startup,
+    /// There is a database: a new partition table is not made automatically any more.
+    pub has_table: bool,
+    /// Version of the partition table when the last transaction was committed. Readable cells of
+    /// older versions may miss transactions.
+    pub commit_ptid: Option<Ptid>,
     /// When this master began to play the primary role; `None` if it is secondary.
     pub primary_since: Option<f64>,
     /// New transactions wait: the cluster is being stopped.
@@ -140,7 +156,9 @@ impl Cluster {
             last_tid: Tid::ZERO,
             backup_tid: None,
             truncate_tid: None,
-            startup_allowed: false,
+            startup: Startup::WhenComplete,
+            has_table: false,
+            commit_ptid: None,
             primary_since: None,
             is_stopping: false,
             verification_rounds: 0,

@@ -316,6 +316,7 @@ impl Cluster {
         self.notify_finished(io, ttid, Some(tid), &waiting);
         assert!(self.last_tid < tid, "tids increase: {} then {tid}", self.last_tid);
         self.last_tid = tid;
+        self.commit_ptid = self.pt.table().ptid();
     }
 
     /// Tells those that wait for the end of a transaction. `tid` is `None` if it was aborted.

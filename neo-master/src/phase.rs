@@ -22,7 +22,7 @@ use neo_common::types::Tid;
 
 use crate::app::Master;
 use crate::backup::{Backup, NO_UPSTREAM};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Startup};
 use crate::recovery::Recovery;
 use crate::secondary::Secondary;
 use crate::verification::Verification;
@@ -126,7 +126,10 @@ impl Master {
             ) => {
                 log::error!("No longer operational");
                 // Automatic restart, except if this truncates or tries to.
-                cluster.startup_allowed = cluster.truncate_tid.is_none() && truncate.is_none();
+                cluster.startup = match cluster.truncate_tid.or(truncate) {
+                    None => Startup::Restart,
+                    Some(_) => Startup::WhenComplete,
+                };
                 stop_operation(cluster, io, truncate);
                 *phase = Phase::Recovery(Recovery::start(cluster, io));
             }
@@ -179,6 +182,9 @@ impl Master {
 
 /// Verification is done.
 fn serve(cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Phase {
+    cluster.has_table = true;
+    // What is in the readable cells now is what there is.
+    cluster.commit_ptid = None;
     if cluster.options.backup && cluster.last_tid == Tid::ZERO {
         cluster.pt.set_backup_tids(|_| Tid::ZERO);
         cluster.backup_tid = Some(Tid::ZERO);
@@ -220,7 +226,7 @@ fn leave_backup(cluster: &mut Cluster, io: &mut Io<'_, Master>) {
         log::warn!("Truncating at {tid} (last_tid was {})", cluster.last_tid);
     }
     // Nothing is lost without the storages that are missing if nothing is truncated.
-    cluster.startup_allowed = tid >= cluster.last_tid;
+    cluster.startup = if tid < cluster.last_tid { Startup::WhenComplete } else { Startup::Restart };
     cluster.pt.clear_replicating();
     stop_operation(cluster, io, Some(tid));
 }
@@ -240,7 +246,7 @@ fn play_primary(cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Recovery {
     // Not restarted automatically after an election, otherwise data could be split: with 2 machines
     // that have a master and a storage each, and 1 replica, a network failure would make the
     // secondary master primary and each storage would go its own way.
-    cluster.startup_allowed = false;
+    cluster.startup = Startup::WhenComplete;
     Recovery::start(cluster, io)
 }
 

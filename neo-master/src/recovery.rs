@@ -9,13 +9,22 @@
 //!  table known?   who must be there                                        by
 //!  yes            all nodes with a readable cell (all nodes, to truncate)  nothing else
 //!  yes            a readable cell of each partition                        `neoctl start`, or the
-//!                                                                          service just stopped
+//!                                                                          service was interrupted
 //!  no             at least one storage                                     `neoctl start`
 //!  no             N storages                                               `--autostart N`
 //! ```
 //!
 //! and all of them have answered what they were asked. A pending truncation is given to storages
 //! that do not know it before.
+//!
+//! Two things are safer than upstream's after an interruption of the service. A new table is not
+//! made if there was one. And a table does not allow an automatic restart with some readable cells
+//! if transactions were committed since its version:
+//! 1. S1 and S2 are up-to-date. S2 is lost: its cells become out-of-date (version 2).
+//! 2. Transactions are committed, on S1 only. S1 is lost.
+//! 3. S2 is back with version 1, which says that its cells are readable.
+//!
+//! To restart with S2 alone would lose them, and they would be deleted from S1 when it is back.
 //!
 //! An election may take place meanwhile: as long as this phase lasts, the master keeps connecting
 //! to the other masters that it knows, so that each pair of masters is compared.
@@ -30,7 +39,7 @@ use neo_common::protocol::{ClusterState, NodeState, NodeType, Packet, Rows};
 use neo_common::types::{NodeId, Ptid, Tid};
 
 use crate::app::{Master, Ticket};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Startup};
 use crate::handlers::election::ElectionHandler;
 use crate::partition_table::PartitionTable;
 use crate::phase::Transition;
@@ -85,7 +94,12 @@ impl Recovery {
         let is_pending = |nid: &NodeId| cluster.nm.state_of(*nid) == NodeState::Pending;
         if cluster.pt.is_filled() {
             let readable = cluster.pt.operational_nodes(|nid| is_pending(&nid))?;
-            if cluster.startup_allowed {
+            let is_enough = match cluster.startup {
+                Startup::WhenComplete => false,
+                Startup::Restart => cluster.pt.table().ptid() >= cluster.commit_ptid,
+                Startup::Forced => true,
+            };
+            if is_enough {
                 return Some(readable.into_iter().filter(is_pending).collect());
             }
             let needed = if cluster.truncate_tid.is_some() {
@@ -100,8 +114,12 @@ impl Recovery {
         }
         let nids: BTreeSet<NodeId> = cluster.storages().map(|(nid, _)| nid).collect();
         let autostart = cluster.options.autostart.filter(|count| *count > 0);
-        let is_enough =
-            cluster.startup_allowed || autostart.is_some_and(|count| nids.len() >= count as usize);
+        let is_enough = match cluster.startup {
+            Startup::Forced => true,
+            _ if cluster.has_table => false,
+            Startup::Restart => true,
+            Startup::WhenComplete => autostart.is_some_and(|count| nids.len() >= count as usize),
+        };
         is_enough.then_some(nids)
     }
 
@@ -128,6 +146,7 @@ impl Recovery {
         cluster.newcomers.clear();
         let is_new = !cluster.pt.is_filled();
         if !is_new {
+            cluster.has_table = true;
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
             nids = cluster.pt.table().nodes().filter(connected).collect();
         }

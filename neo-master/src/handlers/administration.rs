@@ -14,7 +14,7 @@ use neo_common::types::{NodeId, Partition, Tid};
 use super::{base_failure, base_packet};
 use crate::app::{Master, Ticket};
 use crate::backup::NO_UPSTREAM;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Startup};
 use crate::partition_table::Drop;
 use crate::phase::{Phase, Transition};
 
@@ -135,7 +135,7 @@ fn set_cluster_state(
                 let message = format!("Cannot exit recovery now: node {nid} is entering cluster");
                 return Err(Fault::denied(message));
             }
-            cluster.startup_allowed = true;
+            cluster.startup = Startup::Forced;
         }
         ClusterState::StartingBackup => {
             if cluster.tm.has_pending() || cluster.clients().next().is_some() {

@@ -6,6 +6,7 @@ use neo_common::protocol::{CellState, ClusterState, ErrorCode, Map, NodeState, P
 use neo_common::types::{NodeId, Tid};
 
 use super::harness::*;
+use crate::cluster::Startup;
 use crate::phase::Phase;
 
 #[track_caller]
@@ -289,7 +290,7 @@ fn truncation_is_given_to_all_storages() {
     // Lost before it is truncated: again, and not without it.
     h.close(two);
     assert!(matches!(h.engine.app.phase, Phase::Recovery(_)));
-    assert!(!h.engine.app.cluster.startup_allowed);
+    assert_eq!(h.engine.app.cluster.startup, Startup::WhenComplete);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use neo_common::types::Tid;
 
 use super::harness::*;
 use crate::app::{Options, OptionsError, Upstream};
+use crate::cluster::Startup;
 use crate::{Master, phase::Phase};
 
 const PORT: u16 = 30_001;
@@ -208,7 +209,7 @@ fn upstream_truncated() {
     let expected = ["StopOperation", "Truncate", "NotifyNodeInformation"];
     assert_eq!(names.iter().filter(|name| expected.contains(*name)).count(), 3, "{names:?}");
     assert_eq!(state(&h), ClusterState::Recovering);
-    assert!(h.engine.app.cluster.startup_allowed, "nothing is lost");
+    assert_eq!(h.engine.app.cluster.startup, Startup::Restart, "nothing is lost");
 }
 fn follow_until_left(h: &mut Harness, tid: Tid) {
     let conn = h.accept(PORT);

@@ -9,6 +9,7 @@ use neo_common::types::NodeId;
 
 use super::harness::*;
 use crate::app::Job;
+use crate::cluster::Startup;
 use crate::phase::Phase;
 
 fn masters(ports: &[u16]) -> Harness {
@@ -210,7 +211,7 @@ fn fail_over() {
     h.refuse(20_002);
     assert!(is_primary(&h));
     assert_eq!(h.engine.app.cluster.own_nid(), Some(m(2)), "ids stay");
-    assert!(!h.engine.app.cluster.startup_allowed);
+    assert_eq!(h.engine.app.cluster.startup, Startup::WhenComplete);
     let since = h.engine.app.cluster.primary_since.unwrap();
     assert!(since >= START_US as f64 / 1e6 + 10.0);
 }

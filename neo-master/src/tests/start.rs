@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! From nothing to the service, and back to recovery.
 
+use neo_common::engine::ConnId;
 use neo_common::protocol::{ClusterState, ErrorCode, NodeState, NodeType, Packet};
 use neo_common::types::{Oid, Tid};
 
@@ -283,6 +284,77 @@ fn loss_of_operational_state_and_restart() {
     assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
     let pt = h.engine.app.cluster.pt.table();
     assert_eq!((pt.ptid(), format(&pt.to_wire(), 2)), (Some(1), "U. .U".into()));
+}
+
+/// A cluster with 2 replicas of which S2 is lost first, then S1. S2 is back, with its table.
+fn first_lost_is_back(commits: usize) -> (Harness, ConnId, ConnId) {
+    let (mut h, admin, storages) = Harness::running(1, 1, 2);
+    let client = h.client();
+    h.commit(client, &storages, &[1]);
+    h.close(storages[1]);
+    for _ in 0..commits {
+        h.commit(client, &storages[..1], &[1]);
+    }
+    h.close(storages[0]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    let two = h.recovering(Some(s(2)), 10_002, Some(1));
+    let (id, _) = h.until(two, "AskPartitionTable");
+    let rows = rows("UU");
+    h.answer(two, id, Packet::AnswerPartitionTable { ptid: 1, replicas: 1, rows });
+    (h, admin, two)
+}
+
+/// Nothing was committed after S2 was lost, so the cluster restarts without S1. Upstream:
+/// testRestartStoragesWithReplicas.
+#[test]
+fn restart_with_the_storage_that_was_lost_first() {
+    let (mut h, _, two) = first_lost_is_back(0);
+    h.verify(&[two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "OU");
+}
+
+/// S2 misses transactions that were acknowledged: S1 is waited for, because it has them.
+#[test]
+fn no_restart_without_what_was_committed() {
+    let (mut h, _, two) = first_lost_is_back(1);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    let one = h.recovering(Some(s(1)), 10_001, Some(2));
+    let (id, _) = h.until(one, "AskPartitionTable");
+    let rows = rows("UO");
+    h.answer(one, id, Packet::AnswerPartitionTable { ptid: 2, replicas: 1, rows });
+    h.verify(&[one, two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "UO");
+
+    // Unless the operator knows better.
+    let (mut h, admin, two) = first_lost_is_back(1);
+    assert_eq!(h.start(admin).0, ErrorCode::Ack);
+    h.verify(&[two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+}
+
+/// The service is interrupted, and the first storage to come is a new one: no new database is made
+/// of it.
+#[test]
+fn no_new_table_after_an_interruption() {
+    let options = crate::Options { autostart: Some(1), ..options(1, 0) };
+    let mut h = Harness::new(options);
+    let one = h.recovering(None, 1, None);
+    // Interrupted before it is known whether the table was stored: the same again.
+    h.close(one);
+    let one = h.recovering(Some(s(1)), 1, None);
+    h.verify(&[one]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    h.close(one);
+    let new = h.recovering(None, 2, None);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    assert!(!h.engine.app.cluster.pt.is_filled());
+    // Unless the operator wants so.
+    let admin = h.admin();
+    h.start(admin);
+    h.verify(&[new]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
 }
 
 /// What identification checks.
