@@ -164,6 +164,12 @@ impl Recovery {
             let nids: Vec<NodeId> = nids.into_iter().collect();
             let mut pt = cluster.pt.clone();
             pt.make(&nids, &cluster.topology()).expect("there is at least one node");
+            // If the cluster was interrupted before it served, a storage that is away may have got
+            // another table. It must not look as recent as this one.
+            while pt.table().ptid() <= Some(cluster.made_ptid) {
+                pt.next_ptid();
+            }
+            cluster.made_ptid = pt.table().ptid().expect("it is made");
             cluster.pt = pt;
             cluster.send_to_admins(io, &cluster.partition_table());
         } else {

@@ -547,3 +547,18 @@ fn erased_storage_is_another_one() {
     h.recovering(Some(s(1)), 10_004, Some(1));
     assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
 }
+
+/// The cluster is interrupted before it serves, and no storage that has its first table comes back:
+/// the next one has another version.
+#[test]
+fn a_table_that_is_made_again_has_a_later_version() {
+    let mut h = Harness::new(options(1, 0));
+    let admin = h.admin();
+    let storage = h.recovering(None, 10_001, None);
+    assert_eq!(h.start(admin).0, ErrorCode::Ack);
+    assert_eq!(h.engine.app.cluster.pt.table().ptid(), Some(1));
+    h.close(storage);
+    h.recovering(None, 10_002, None);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    assert_eq!(h.engine.app.cluster.pt.table().ptid(), Some(2));
+}
