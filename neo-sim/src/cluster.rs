@@ -141,6 +141,9 @@ struct Operator {
     running: Option<Rc<RefCell<Option<Exit>>>>,
     retry_at: Duration,
     last: Option<Exit>,
+    /// Looks whether the cluster is to be started, and when next.
+    starts: bool,
+    look_at: Duration,
 }
 
 /// What the operator does if a command is refused.
@@ -550,7 +553,9 @@ impl Cluster {
         });
         let operator = (!self.operator.commands.is_empty() && self.operator.running.is_none())
             .then_some(self.operator.retry_at);
-        alarms.chain(restart).chain(operator).min()
+        let look = (self.operator.starts && self.operator.commands.is_empty())
+            .then_some(self.operator.look_at);
+        alarms.chain(restart).chain(operator).chain(look).min()
     }
 
     /// Does what is due.
@@ -616,6 +621,8 @@ impl Cluster {
             if !progressed {
                 return;
             }
+            let checked = told.last_tid(last_tid);
+            scene.get().check(checked);
             port.set_now(now, last_tid);
             port.clear_alarms();
             tasks.poll();
@@ -650,7 +657,7 @@ impl Cluster {
 
     /// Shows the packets that were sent to the checkers.
     fn observe(&mut self) {
-        for Seen { from, to, packet, .. } in self.world.take_seen() {
+        for Seen { from, to, link, packet, .. } in self.world.take_seen() {
             let role = self.role(from);
             let life = (role == Role::Master).then(|| self.world.life(from));
             if let (Some(_), Packet::AcceptIdentification { your_nid: Some(nid), .. }) =
@@ -663,7 +670,7 @@ impl Cluster {
             let mut scene = self.scene.get();
             scene.check(checked);
             if let Some(life) = life {
-                let checked = self.commits.sent(&mut scene.model, (from, life), to, &packet);
+                let checked = self.commits.sent(&mut scene.model, (from, life), link, &packet);
                 scene.check(checked);
             }
             if self.is_shown {
@@ -691,7 +698,27 @@ impl Cluster {
         self.operator.commands.clear();
     }
 
+    /// Tells the operator to start the cluster as soon as all storages are there, again if it was
+    /// interrupted before it had a partition table.
+    pub fn start_by_operator(&mut self) {
+        self.operator.starts = true;
+        self.operator.look_at = self.world.now();
+    }
+
+    /// The operator looks whether the cluster is to be started.
+    fn look(&mut self) {
+        let now = self.world.now();
+        if !self.operator.starts || now < self.operator.look_at || self.is_operating() {
+            return;
+        }
+        self.operator.look_at = now + Duration::from_secs(1);
+        if self.is_startable() {
+            self.command(Command::SetCluster(ClusterState::Verifying), Insist::No);
+        }
+    }
+
     fn operate(&mut self) {
+        self.look();
         let host = self.host(Role::Operator, 0);
         if let Some(result) = &self.operator.running {
             if self.world.is_running(host) {
@@ -715,17 +742,12 @@ impl Cluster {
             return;
         }
         let Some((command, _)) = self.operator.commands.front() else { return };
-        if *command == Command::SetCluster(ClusterState::Verifying) && !self.is_startable() {
-            // Those that come later would have to be added.
-            self.operator.retry_at = self.world.now() + Duration::from_secs(1);
-            return;
-        }
-        let Some((command, _)) = self.operator.commands.front() else { return };
+        let command = command.clone();
         let admins = self.hosts(Role::Admin);
         let admin = self.world.address(*self.prng.choose(&admins).expect("there is an admin"));
         let result = Rc::new(RefCell::new(None));
         self.operator.running = Some(Rc::clone(&result));
-        let engine = Engine::new(Ctl::new(admin, command.clone()), self.prng.next_u64());
+        let engine = Engine::new(Ctl::new(admin, command), self.prng.next_u64());
         let process: CtlProcess = CoreProcess { engine, executor: CtlExecutor(result) };
         self.world.start(host, Box::new(process));
     }
@@ -741,25 +763,26 @@ impl Cluster {
         })
     }
 
-    /// Whether all storages wait for the cluster to start.
+    /// Whether all storages wait for a new cluster to start.
     fn is_startable(&mut self) -> bool {
         let storages = self.hosts(Role::Storage).len();
         self.hosts(Role::Master).into_iter().any(|host| {
             self.world.process::<MasterProcess>(host).is_some_and(|process| {
                 let cluster = &process.engine.app.cluster;
-                cluster.state != ClusterState::Recovering || cluster.storages().count() == storages
+                cluster.state == ClusterState::Recovering
+                    && !cluster.pt.is_filled()
+                    && cluster.storages().count() == storages
             })
         })
     }
 
-    /// Whether the cluster serves, with all its storages.
+    /// Whether the cluster serves, with all storages that have cells.
     pub fn is_serving(&mut self) -> bool {
         let Some(master) = self.serving_master() else { return false };
-        let storages = self.hosts(Role::Storage).len();
         let Some(process) = self.world.process::<MasterProcess>(master) else { return false };
         let cluster = &process.engine.app.cluster;
-        let running = cluster.nm.storages().filter(|node: &&Node| node.is_running()).count();
-        running == storages && cluster.ready().len() == storages
+        // A storage without cell may be pending for ever.
+        cluster.pt.table().nodes().all(|nid| cluster.ready().contains_key(&nid))
     }
 
     /// Whether there is nothing more to do in any storage: nothing is stored, packed or replicated.
@@ -815,7 +838,8 @@ impl Cluster {
             let Some(process) = self.world.process::<StorageProcess>(host) else { continue };
             let Some(nid) = process.engine.app.nid() else { continue };
             let Some(transactions) = process.engine.app.transactions() else {
-                return Err(Violation(format!("{label} does not serve")));
+                ensure!(!table.has_cells(nid), "{label} does not serve");
+                continue;
             };
             transactions.check_invariants();
             let lines = transactions.dump();

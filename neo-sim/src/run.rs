@@ -77,7 +77,8 @@ pub fn draw(settings: &Settings) -> (Options, Plan) {
             Level::Off | Level::Lite => 1,
         },
         storages,
-        partitions: 1 + prng.below(12) as u32,
+        // Those without cell would be of no use.
+        partitions: (storages + prng.below(12)) as u32,
         replicas: 0,
         clients: 1 + prng.below(3),
         autostart: prng.one_in(2).then_some(storages as u32),
@@ -161,8 +162,7 @@ fn start(cluster: &mut Cluster, prng: &mut Prng) {
         cluster.run_until(cluster.world.now() + pause);
     }
     if cluster.options.autostart.is_none() {
-        let command = Command::SetCluster(ClusterState::Verifying);
-        cluster.command(command, Insist::Yes);
+        cluster.start_by_operator();
     }
     cluster.start_workload();
 }

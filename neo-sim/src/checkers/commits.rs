@@ -15,8 +15,8 @@ use crate::network::HostId;
 pub struct Commits {
     /// Transactions that were told to be committed, with the process of the master.
     told: BTreeMap<Tid, (HostId, u64)>,
-    /// Last one that a process of a master told to each host.
-    last: BTreeMap<(HostId, u64, HostId), Tid>,
+    /// Last one that was told on each connection, by its number.
+    last: BTreeMap<u64, Tid>,
     /// Process of the master that gave oids, and which.
     oids: Option<((HostId, u64), BTreeSet<Oid>)>,
 }
@@ -27,7 +27,7 @@ impl Commits {
         self.told.len() as u64
     }
 
-    /// A master sends a packet. `life`: which process.
+    /// A master sends a packet. `life`: which process; `link`: number of the connection.
     ///
     /// # Errors
     /// If it must not.
@@ -35,16 +35,15 @@ impl Commits {
         &mut self,
         model: &mut Model,
         (master, life): (HostId, u64),
-        to: HostId,
+        link: u64,
         packet: &Packet,
     ) -> Checked {
         match packet {
             Packet::AskLockInformation { ttid, tid, .. } => model.assign(*ttid, *tid),
             Packet::AnswerTransactionFinished { tid, .. }
             | Packet::InvalidateObjects { tid, .. } => {
-                let last = self.last.insert((master, life, to), *tid).unwrap_or(Tid::ZERO);
-                // The same twice: to a connection that is gone, and to the next one.
-                ensure!(last <= *tid, "tids go back: {tid} is told after {last}");
+                let last = self.last.insert(link, *tid).unwrap_or(Tid::ZERO);
+                ensure!(last < *tid, "tids go back: {tid} is told after {last}");
                 if let Entry::Vacant(entry) = self.told.entry(*tid) {
                     entry.insert((master, life));
                     let mut later = self.told.range(*tid..).skip(1);

@@ -21,7 +21,7 @@ const HANG: Duration = Duration::from_secs(20);
 
 /// Names a connection of the world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct LinkId(u64);
+pub(super) struct LinkId(pub(super) u64);
 
 /// One end of a connection.
 #[derive(Debug)]

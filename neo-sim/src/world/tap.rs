@@ -30,6 +30,8 @@ pub struct Seen {
     pub from: HostId,
     /// To whom.
     pub to: HostId,
+    /// Number of the connection.
+    pub link: u64,
     /// Its id; `None` only in a reply to nothing.
     pub id: Option<MsgId>,
     /// What.
@@ -143,7 +145,7 @@ impl World {
         };
         let at = self.now;
         let seen = packets.into_iter();
-        self.seen.extend(seen.map(|(id, packet)| Seen { at, from, to, id, packet }));
+        self.seen.extend(seen.map(|(id, packet)| Seen { at, from, to, link: link.0, id, packet }));
         rest
     }
 
