@@ -289,7 +289,10 @@ impl ClientCore {
                 None => {}
             }
         }
-        if let Some(conn) = self.ready_conn() {
+        // A master to which we connected since does not know it, and would close the connection.
+        if let Some(conn) = self.ready_conn()
+            && !matches!(transaction.error, Some(Error::MasterLost))
+        {
             let nids = transaction.nodes().collect();
             io.send(conn, Packet::AbortTransaction { ttid, nids });
         }

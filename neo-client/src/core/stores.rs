@@ -357,7 +357,8 @@ impl ClientCore {
     pub(super) fn fail_transactions(&mut self, io: &mut Io<'_, Self>, error: &Error) {
         for ttid in self.transactions.keys().copied().collect::<Vec<_>>() {
             if let Some(transaction) = self.transactions.get_mut(&ttid) {
-                transaction.error.get_or_insert_with(|| error.clone());
+                // Also if it failed before: the next master does not know it.
+                transaction.error = Some(error.clone());
             }
             self.tell(io, ttid);
         }

@@ -39,8 +39,9 @@ fn lost_before_the_commit() {
     let t = voted(&mut world);
     reconnect(&mut world);
     assert_error(world.ask(Call::Finish { ttid: t }), &Error::MasterLost);
-    // Nobody is going to abort it.
+    // Nobody is going to abort it, and the new master does not know it.
     assert_eq!(world.engine.app.pending_count(), 0);
+    assert!(!world.sent.iter().any(|sent| matches!(sent.packet, Packet::AbortTransaction { .. })));
 
     let mut world = World::ready(&[&[1]]);
     let t = world.begin(101);
