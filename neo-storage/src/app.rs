@@ -431,10 +431,12 @@ impl App for Storage {
             After::Starting { attempt, what } => phase::started(self, io, attempt, what, done),
             After::Read(after) => client::read::read_done(self, io, after, done),
             After::Operation { epoch, after } => {
-                if epoch == self.shared.epoch
-                    && let Some((operation, shared)) = self.operation()
-                {
-                    operation::job_done(operation, shared, io, after, done);
+                let is_current = epoch == self.shared.epoch;
+                match self.operation() {
+                    Some((operation, shared)) if is_current => {
+                        operation::job_done(operation, shared, io, after, done);
+                    }
+                    _ => operation::late_job_done(io, after),
                 }
             }
         }

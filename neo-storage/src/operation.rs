@@ -458,6 +458,15 @@ fn perform(operation: &mut Operation, shared: &mut Shared, io: &mut Io<'_, Stora
     }
 }
 
+/// A job of a past operation is done.
+pub(crate) fn late_job_done(io: &mut Io<'_, Storage>, after: OperationAfter) {
+    // The master takes no other answer before this one, even if it does not wait for it any more;
+    // and it is true.
+    if let OperationAfter::Locked { conn, id, ttid } = after {
+        io.answer(conn, id, Packet::AnswerInformationLocked { ttid });
+    }
+}
+
 /// A job of this operation is done.
 pub(crate) fn job_done(
     operation: &mut Operation,

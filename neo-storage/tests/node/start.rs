@@ -161,6 +161,24 @@ fn stop_operation() {
     assert_eq!(code, ErrorCode::OidDoesNotExist);
 }
 
+/// The service is interrupted while a lock is being written: the master gets its answer before those
+/// to its next questions, otherwise it would refuse these.
+#[test]
+fn answer_information_locked_during_recovery() {
+    let mut node = Node::serving(1);
+    let client = node.client(1);
+    node.vote(client, 4, &[(1, 0, "a")]);
+    node.hold_writes = true;
+    node.tell(Packet::AskLockInformation { ttid: ttid(4), tid: tid(14), pack: false });
+    node.tell(Packet::StopOperation {});
+    node.tell(Packet::AskRecovery {});
+    assert_eq!(node.told(), None);
+    node.hold_writes = false;
+    node.run();
+    let answers = [node.told().unwrap().1, node.told().unwrap().1];
+    assert_eq!(answers.each_ref().map(Packet::name), ["AnswerInformationLocked", "AnswerRecovery"]);
+}
+
 /// The verification commits what is known to be committed; the rest is dropped at the start of the
 /// operation.
 #[test]
