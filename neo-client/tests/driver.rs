@@ -549,6 +549,28 @@ fn iteration() {
 }
 
 /// A transaction far bigger than what may wait for the storage.
+/// A transaction is undone as a whole or not at all: some of its revisions may be packed away.
+#[test]
+fn undo() {
+    let fake = Fake::start();
+    let client = open(&fake);
+    let first = commit(&client, &[(oid(1), Tid::ZERO, b"a"), (oid(2), Tid::ZERO, b"b")]).unwrap();
+    let second = commit(&client, &[(oid(1), first, b"c"), (oid(2), first, b"d")]).unwrap();
+    fake.faults(|faults| faults.packed = [oid(2)].into());
+    let mut transaction = client.begin(None, Box::new(NoResolution)).unwrap();
+    let error = transaction.undo(second).unwrap_err();
+    assert!(matches!(error, Error::Undo { oid: Some(found), .. } if found == oid(2)), "{error:?}");
+    transaction.abort();
+    fake.faults(|faults| faults.packed.clear());
+    let mut transaction = client.begin(None, Box::new(NoResolution)).unwrap();
+    assert_eq!(transaction.undo(second).unwrap(), [oid(1), oid(2)]);
+    transaction.vote(&Metadata::default()).unwrap();
+    let third = transaction.finish(|_| {}).unwrap();
+    let record = client.load(oid(2)).unwrap();
+    assert_eq!((&record.data[..], record.serial), (&b"b"[..], third));
+    client.close();
+}
+
 #[test]
 fn big_transaction() {
     let fake = Fake::start();

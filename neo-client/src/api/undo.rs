@@ -83,7 +83,12 @@ fn undo_serials(
             Err(error) => return Err(error),
         }
     }
-    Ok(serials)
+    // A storage says nothing of an object whose undone revision was packed away. Upstream undoes
+    // the others.
+    match oids.iter().find(|oid| !serials.contains_key(oid)) {
+        Some(oid) => Err(Error::Undo { reason: UNDOABLE, oid: Some(*oid) }),
+        None => Ok(serials),
+    }
 }
 
 fn undo_object(

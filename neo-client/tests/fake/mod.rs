@@ -12,7 +12,9 @@ use std::thread;
 
 use neo_client::compression::Stored;
 use neo_common::protocol::frame::{FrameBuffer, HANDSHAKE};
-use neo_common::protocol::{CellState, ErrorCode, MsgId, NodeState, NodeType, OutBuffer, Packet};
+use neo_common::protocol::{
+    CellState, ErrorCode, Map, MsgId, NodeState, NodeType, OutBuffer, Packet,
+};
 use neo_common::types::{NodeId, Oid, Tid, Ttid};
 
 /// A revision of an object.
@@ -38,6 +40,8 @@ pub struct Faults {
     pub lose_finish: bool,
     /// The master accepts nobody.
     pub not_ready: bool,
+    /// Revisions that can be undone are packed away.
+    pub packed: BTreeSet<Oid>,
 }
 
 #[derive(Default)]
@@ -441,6 +445,16 @@ impl Connection {
                     }
                 }
             },
+            Packet::AskObjectUndoSerial { undone_tid, oids, .. } => {
+                let mut serials = Map::default();
+                for oid in oids.into_iter().filter(|oid| !state.faults.packed.contains(oid)) {
+                    let tids: Vec<Tid> = state.objects[&oid].iter().map(|r| r.tid).collect();
+                    let current = *tids.last().unwrap();
+                    let target = tids.iter().rev().find(|tid| **tid < undone_tid).copied();
+                    serials.0.push((oid, (current, target, current == undone_tid)));
+                }
+                Packet::AnswerObjectUndoSerial { serials }
+            }
             Packet::AskOIDsFrom { length, min_oid, .. } => {
                 let mut oids = state.objects.range(min_oid..).map(|(oid, _)| *oid);
                 let some = oids.by_ref().take(length as usize).collect();
