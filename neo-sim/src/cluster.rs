@@ -170,6 +170,7 @@ pub struct Cluster {
     hosts_of: BTreeMap<NodeId, HostId>,
     restarts: BTreeSet<(Duration, HostId)>,
     is_working: bool,
+    has_served: bool,
     /// The client whose application makes the objects that all work on.
     populating: Option<usize>,
     /// Processes that end are not restarted, and may end.
@@ -199,6 +200,7 @@ impl Cluster {
             hosts_of: BTreeMap::new(),
             restarts: BTreeSet::new(),
             is_working: false,
+            has_served: false,
             populating: None,
             is_closing: false,
             disks_may_fail: options.pace.fail_one_in != 0,
@@ -490,6 +492,20 @@ impl Cluster {
     pub fn writes(&self) -> bool {
         self.options.workload.writes()
     }
+    /// Whether the cluster ever served.
+    pub fn has_served(&self) -> bool {
+        self.has_served
+    }
+    /// Erases all databases, and starts everything again.
+    pub fn erase(&mut self) {
+        for host in (0..self.roles.len()).map(HostId) {
+            self.end(host, End::Kill);
+        }
+        for disk in self.disks.values_mut() {
+            *disk = Disk::new();
+        }
+        self.start_all();
+    }
     /// Changes the speed of the disk of a storage, until its process ends.
     pub fn set_pace(&mut self, host: HostId, pace: Pace) {
         if let Some(process) = self.world.process::<StorageProcess>(host) {
@@ -664,6 +680,9 @@ impl Cluster {
                 (life, &packet)
             {
                 self.hosts_of.insert(*nid, to);
+            }
+            if matches!(packet, Packet::StartOperation { .. }) {
+                self.has_served = true;
             }
             let hosts_of = &self.hosts_of;
             let checked = self.tables.sent(from, life, &packet, |nid| hosts_of.get(&nid).copied());

@@ -240,16 +240,21 @@ impl Faults {
             counts: std::collections::BTreeMap::new(),
         };
         cluster.world.weather = faults.plan.weather;
-        let now = cluster.world.now();
-        for (kind, mean) in faults.plan.kinds.clone() {
-            let at = now + faults.delay(mean);
-            faults.next.push((at, kind));
-        }
         for host in (0..cluster.world.hosts_len()).map(HostId) {
             let drift = faults.prng.below(2 * faults.plan.drift_ppm as usize + 1) as i64;
             cluster.world.set_drift(host, drift - faults.plan.drift_ppm);
         }
+        faults.begin(cluster);
         faults
+    }
+
+    /// Begins to make things go wrong, from now on.
+    pub fn begin(&mut self, cluster: &Cluster) {
+        self.next.clear();
+        for (kind, mean) in self.plan.kinds.clone() {
+            let at = cluster.world.now() + self.delay(mean);
+            self.next.push((at, kind));
+        }
     }
 
     fn delay(&mut self, mean: Duration) -> Duration {

@@ -26,6 +26,9 @@ use crate::world::START;
 /// connection attempt that hangs, twice, and than the silence of a host without power.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
+/// How long a new cluster may take to start, if nothing goes wrong.
+const START_MAX: Duration = Duration::from_secs(10);
+
 /// How long applications may take to end what they are doing.
 const END_MAX: Duration = Duration::from_secs(60);
 
@@ -135,9 +138,26 @@ fn phases(
     settings: &Settings,
 ) -> Result<(), Violation> {
     start(cluster, prng);
+    // A new cluster that is interrupted while it is made is seldom of interest.
+    if !prng.one_in(8) {
+        let until = START + START_MAX;
+        if cluster.run_while(until, |cluster| !cluster.is_serving()) {
+            return Err(Violation(format!("the cluster does not start: {}", cluster.describe())));
+        }
+        faults.begin(cluster);
+    }
     with_faults(cluster, faults, START + settings.duration);
     faults.stop(cluster);
-    recover(cluster)?;
+    if let Err(violation) = recover(cluster) {
+        if cluster.has_served() {
+            return Err(violation);
+        }
+        // Some storages have a partition table with others that never got it. There is no data yet:
+        // the operator erases everything and tries again.
+        cluster.world.tell_story("all databases are erased");
+        cluster.erase();
+        recover(cluster)?;
+    }
     end_work(cluster)?;
     rest(cluster)?;
     // What is on disk is enough.

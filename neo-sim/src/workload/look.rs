@@ -15,7 +15,7 @@ use super::session::{Found, Result, Session, Transaction};
 use super::value::Value;
 use super::write::ACCOUNT;
 use crate::checkers::reads::{History, OidWalk, Walk};
-use crate::model::Violation;
+use crate::model::{Attempt, Content, Model, Violation};
 
 /// Tids or oids asked at once.
 const CHUNK_LEN: u32 = 50;
@@ -35,8 +35,13 @@ impl Session {
         }
         let expected = oids.len() as i64 * ACCOUNT;
         if sum != expected {
-            let text = format!("the sum of accounts before {before} is {sum}, not {expected}");
-            self.scene.get().violations.push(Violation(text));
+            let mut scene = self.scene.get();
+            let culprit = culprit(&scene.model, &oids, expected, before);
+            let text = format!(
+                "the sum of accounts before {before} is {sum}, not {expected}; in the model, it is \
+                 wrong since {culprit:?}"
+            );
+            scene.violations.push(Violation(text));
         }
         Ok(())
     }
@@ -240,6 +245,10 @@ impl Session {
                 other => return Err(Self::unexpected(&other)),
             }
         }
+        // As a whole or not at all: the others may be packed away.
+        if let Some(oid) = oids.iter().find(|oid| !found.contains_key(oid)) {
+            return Err(Error::Undo { reason: "simulated application", oid: Some(*oid) });
+        }
         for (oid, (current, target, is_current)) in found {
             self.undo_object(txn, undone_tid, oid, current, target, is_current).await?;
         }
@@ -308,4 +317,19 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The first transaction after which the sum is wrong in the model, if any.
+fn culprit(model: &Model, oids: &[Oid], expected: i64, before: Tid) -> Option<(Tid, Attempt)> {
+    let amount = |oid: Oid, end: Tid| {
+        let last = model.last_before(oid, end)?;
+        match model.content(oid, last)? {
+            Content::Data(data) => Some(Value::decode(data)?.amount),
+            Content::Nothing { .. } => None,
+        }
+    };
+    let sum = |end: Tid| oids.iter().map(|oid| amount(*oid, end)).sum::<Option<i64>>();
+    let mut tids = model.committed_tids().filter(|tid| *tid < before);
+    let tid = tids.find(|tid| tid.next().and_then(sum).is_some_and(|sum| sum != expected))?;
+    Some((tid, model.transaction(tid)?.clone()))
 }
