@@ -104,10 +104,6 @@ impl PartitionTable {
     pub fn is_filled(&self) -> bool {
         self.table.ptid().is_some() && self.table.filled()
     }
-    /// Whether `tweak` may give cells to the node.
-    pub fn is_member(&self, nid: NodeId) -> bool {
-        self.members.contains(&nid)
-    }
 
     /// Takes the next version, for changes that are about to be told.
     pub fn next_ptid(&mut self) -> Ptid {
