@@ -27,7 +27,7 @@ use crate::world::START;
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
 /// How long a new cluster may take to start, if nothing goes wrong.
-const START_MAX: Duration = Duration::from_secs(10);
+const START_MAX: Duration = Duration::from_secs(90);
 
 /// How long applications may take to end what they are doing.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -146,7 +146,8 @@ fn phases(
         }
         faults.begin(cluster);
     }
-    with_faults(cluster, faults, START + settings.duration);
+    let end = cluster.world.now() + settings.duration;
+    with_faults(cluster, faults, end);
     faults.stop(cluster);
     if let Err(violation) = recover(cluster) {
         if cluster.has_served() {
