@@ -25,7 +25,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use neo_common::engine::{ConnId, EventQueue, Fault, Handled};
-use neo_common::time::next_tid;
+use neo_common::time::{add_tid, next_tid, tid_from_time};
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
 use crate::cluster::ReplyTo;
@@ -169,6 +169,22 @@ impl TransactionManager {
     /// A transaction with this tid exists.
     pub fn set_last_tid(&mut self, tid: Tid) {
         self.last_used = self.last_used.max(tid);
+    }
+    /// Whether the last id is later than that time: the next ones only follow it.
+    pub fn is_ahead_of(&self, now_us: u64) -> bool {
+        self.last_used >= tid_from_time(now_us)
+    }
+    /// Skips so many ids: a random number, if the clock is late.
+    ///
+    /// Ids that just follow the last one that is stored may have been given as ttids by another
+    /// master, whose clock was late as well:
+    /// 1. A client asks to finish transaction 11. The master is lost; it is not committed.
+    /// 2. The next master only finds tid 10, and gives ttid 11 to another client, which commits.
+    /// 3. The first client asks what became of 11, and is told that it is committed.
+    pub fn leave_gap(&mut self, gap: u32) {
+        if let Some(tid) = add_tid(self.last_used, gap.into()) {
+            self.last_used = tid;
+        }
     }
     /// Objects up to this oid may exist.
     pub fn set_last_oid(&mut self, oid: Oid) {

@@ -37,6 +37,9 @@ use crate::cluster::Cluster;
 use crate::pack::Order;
 use crate::phase::Transition;
 
+/// See [`crate::transactions::TransactionManager::leave_gap`]; less than a minute.
+const GAP_MAX: usize = u32::MAX as usize;
+
 /// What is being asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -107,6 +110,9 @@ impl Verification {
                     log::info!("last tid: {}", self.last_tid);
                     cluster.last_tid = self.last_tid;
                     cluster.tm.set_last_tid(self.last_tid);
+                    if cluster.tm.is_ahead_of(io.now().realtime_us) {
+                        cluster.tm.leave_gap(1 + io.prng().below(GAP_MAX) as u32);
+                    }
                     // Storages are truncated.
                     cluster.truncate_tid = None;
                     self.step = Step::PackOrders;

@@ -127,3 +127,20 @@ fn interrupted_verification() {
     answer_locked(&mut h, storages[1], &[]);
     assert_eq!(validated(&mut h, storages[1]), []);
 }
+
+/// The clock is late: ids that the last master may have given as ttids are not given again.
+#[test]
+fn a_late_clock_does_not_make_ttids_repeat() {
+    let late = Tid::new(Tid::MAX.get() / 2);
+    let (mut h, storages) = verifying("U");
+    answer_locked(&mut h, storages[0], &[]);
+    let (id, _) = h.until(storages[0], "AskLastIDs");
+    let ids = Packet::AnswerLastIDs { last_tid: Some(late), last_oid: None, first_tid: late };
+    h.answer(storages[0], id, ids);
+    let (id, _) = h.until(storages[0], "AskPackOrders");
+    h.answer(storages[0], id, Packet::AnswerPackOrders { orders: Vec::new() });
+    h.ready(&storages);
+    let client = h.client();
+    let ttid = h.begin(client);
+    assert!(ttid.get() > late.get() + 1, "{ttid} just after {late}");
+}
