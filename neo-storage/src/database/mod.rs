@@ -100,7 +100,7 @@ pub trait Reader: Send {
     fn packed_cells(&mut self) -> Result<Vec<PackedCell>, Error>;
 
     /// Pack orders with id >= `min_id`, ascending, whose transaction is in one of the `readable`
-    /// partitions.
+    /// partitions, and committed: those of unfinished transactions are no orders yet.
     fn pack_orders(
         &mut self,
         readable: &[Partition],

@@ -253,12 +253,15 @@ fn abort_leaves_nothing() {
     })));
     let orders =
         Read::PackOrders { readable: vec![0, 1, 2], partitions: PARTITIONS, min_id: tid(0) };
-    assert_eq!(db.read(orders.clone()), Done::PackOrders(vec![(tid(10), pack)]));
+    // It is not an order before the transaction is committed.
+    assert_eq!(db.read(orders.clone()), Done::PackOrders(Vec::new()));
     db.write(Write::Abort { ttid: ttid(10), spilled: vec![data_id] });
     assert_eq!(db.latest(Read::Data(data_id)), Done::Data(None));
-    assert_eq!(db.read(orders), Done::PackOrders(Vec::new()));
     assert_eq!(db.read(Read::Unfinished), Done::Unfinished(Unfinished::new()));
     assert_eq!(db.orphans(), 0);
+    // If it were still there, it would go with this one.
+    db.transaction(10, 13, vec![store(4, "b")]);
+    assert_eq!(db.read(orders), Done::PackOrders(Vec::new()));
     db.check_all();
 }
 

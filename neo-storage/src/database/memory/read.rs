@@ -159,8 +159,10 @@ impl Reader for MemoryReader {
     ) -> Result<Vec<(Tid, PackOrder)>, Error> {
         Ok(self.view(|view| {
             let orders = view.store.pack.layer(view.layer).range(min_id..);
+            let unfinished = view.store.ttrans.layer(view.layer);
             orders
                 .filter(|(id, _)| readable.contains(&id.partition(partitions)))
+                .filter(|(id, _)| !unfinished.contains_key(&id.as_ttid()))
                 .map(|(id, order)| (*id, order.clone()))
                 .collect()
         }))

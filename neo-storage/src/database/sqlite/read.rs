@@ -125,8 +125,8 @@ impl Reader for SqliteReader {
         partitions: u32,
         min_id: Tid,
     ) -> Result<Vec<(Tid, PackOrder)>, Error> {
-        let sql =
-            "SELECT tid, approved, partial, oids, pack_tid FROM pack WHERE tid>=? ORDER BY tid";
+        let sql = "SELECT tid, approved, partial, oids, pack_tid FROM pack \
+                   WHERE tid>=? AND tid NOT IN (SELECT ttid FROM ttrans) ORDER BY tid";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([int(min_id.get())])?;
         let mut result = Vec::new();
