@@ -397,7 +397,8 @@ impl Cluster {
 
     /// Closes a client as an application does at its end.
     fn close_client(&mut self, host: HostId) {
-        let Some(application) = self.applications.get(&host) else { return };
+        let Some(application) = self.applications.get_mut(&host) else { return };
+        application.told.close();
         let port = application.port.clone();
         // Nobody waits for the reply, but the others get theirs.
         drop(port.call(neo_client::call::Call::Close));
@@ -782,6 +783,16 @@ impl Cluster {
         })
     }
 
+    /// Storages that serve.
+    pub fn serving_storages(&mut self) -> Vec<HostId> {
+        let mut hosts = self.hosts(Role::Storage);
+        hosts.retain(|host| {
+            let process = self.world.process::<StorageProcess>(*host);
+            process.is_some_and(|process| process.engine.app.is_operational())
+        });
+        hosts
+    }
+
     /// Whether all storages wait for a new cluster to start.
     fn is_startable(&mut self) -> bool {
         let storages = self.hosts(Role::Storage).len();
@@ -827,13 +838,15 @@ impl Cluster {
                     app.transactions().map(neo_storage::transactions::Transactions::dump);
                 format!("serves={} {transactions:?}", app.is_operational())
             } else if let Some(process) = self.world.process::<ClientProcess>(host) {
-                format!("pending={}", process.engine.app.pending_count())
+                let app = &process.engine.app;
+                let what = if app.pending_count() == 0 { String::new() } else { waiting(app) };
+                format!("pending={} {what}", app.pending_count())
             } else if self.world.is_running(host) {
                 "runs".into()
             } else {
                 "is down".into()
             };
-            lines.push(format!("\n  {} {label}: {what}", host.0));
+            lines.push(format!("\n  {label}: {what}"));
         }
         lines.concat()
     }
@@ -895,4 +908,13 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What a client waits for: loads, operations and transactions, without its cache and its nodes.
+fn waiting(app: &ClientCore) -> String {
+    let text = format!("{app:?}");
+    let from = text.find("loads: Loads").unwrap_or(0);
+    let mut text = text[from..].to_owned();
+    text.truncate(text.char_indices().nth(3000).map_or(text.len(), |(end, _)| end));
+    text
 }

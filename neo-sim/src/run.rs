@@ -256,14 +256,9 @@ fn restart(cluster: &mut Cluster, prng: &mut Prng) -> Result<(), Violation> {
     if way == 0 {
         cluster.command(Command::SetCluster(ClusterState::Stopping), Insist::Yes);
         let until = cluster.world.now() + END_MAX;
-        let nodes = [Role::Master, Role::Storage];
-        let nodes: Vec<_> = nodes.into_iter().flat_map(|role| cluster.hosts(role)).collect();
-        let primary = cluster.serving_master();
-        // Masters that are not primary go on.
-        let expected: Vec<_> = nodes
-            .into_iter()
-            .filter(|host| cluster.role(*host) == Role::Storage || Some(*host) == primary)
-            .collect();
+        // Other masters, and storages that are not there, are not told to stop.
+        let mut expected = cluster.serving_storages();
+        expected.extend(cluster.serving_master());
         let timed_out =
             cluster.run_while(until, |c| expected.iter().any(|host| c.world.is_running(*host)));
         if timed_out {

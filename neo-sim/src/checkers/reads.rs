@@ -54,11 +54,11 @@ pub struct Read {
     pub asked: Asked,
     /// See [`Got`].
     pub got: Got,
-    /// The last tid that the client told when it replied.
+    /// The last tid that the client told when it looked: a revision without next one was current.
     pub last_tid: Tid,
     /// Packs that were ordered when it replied.
     pub packs_count: usize,
-    /// From the cache, or after all that was committed is known.
+    /// How it was read.
     pub note: &'static str,
 }
 

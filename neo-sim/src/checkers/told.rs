@@ -27,6 +27,8 @@ pub struct Told {
     allowed: BTreeSet<Tid>,
     /// It was told that it is not known what changed: the last tid may jump.
     may_jump: bool,
+    /// The client is closed: nothing is in order any more.
+    is_closed: bool,
 }
 
 impl Told {
@@ -38,7 +40,13 @@ impl Told {
             last_tid: None,
             allowed: BTreeSet::new(),
             may_jump: true,
+            is_closed: false,
         }
+    }
+
+    /// The application closes the client.
+    pub fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Another client committed; it is dealt with once [`Told::delivered`] is called.
@@ -83,6 +91,9 @@ impl Told {
     /// # Errors
     /// If it moved without reason.
     pub fn last_tid(&mut self, last_tid: Option<Tid>) -> Checked {
+        if self.is_closed {
+            return Ok(());
+        }
         let allowed = std::mem::take(&mut self.allowed);
         let may_jump = std::mem::take(&mut self.may_jump);
         let (Some(tid), old) = (last_tid, self.last_tid) else {

@@ -91,8 +91,11 @@ impl Session {
         let mut replied = self.port.call(Call::Load { oid, at, before }).await;
         let last_before = replied.last_before;
         let mut note = "cached";
+        // What is current according to the cache is so now; a storage said so when it looked.
+        let mut as_of = None;
         if let Ok(Answer::Object(object)) = replied.reply {
             note = "loaded";
+            as_of = Some(last_before.unwrap_or(Tid::ZERO));
             let Ok(data) = object.stored.load() else {
                 let text = format!("{oid} at {} is damaged", object.serial);
                 self.scene.get().violations.push(Violation(text));
@@ -119,7 +122,8 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        self.checked_read(oid, at, before, (last_before, last_after), got, note);
+        let as_of = as_of.or(last_after);
+        self.checked_read(oid, at, before, (last_before, last_after), got, (note, as_of));
         Ok(found)
     }
 
@@ -129,7 +133,8 @@ impl Session {
         if let Some(Record { data, serial, next_serial }) = &reply {
             let content = Content::Data(data.clone()); // a reference, not a copy
             let got = Got::Revision { serial: *serial, next: *next_serial, content };
-            self.checked_read(oid, None, before, (last_before, last_after), got, "peeked");
+            let last = (last_before, last_after);
+            self.checked_read(oid, None, before, last, got, ("peeked", last_after));
         }
         reply
     }
@@ -141,7 +146,7 @@ impl Session {
         before: Option<Tid>,
         (last_before, last_after): (Option<Tid>, Option<Tid>),
         got: Got,
-        note: &'static str,
+        (note, as_of): (&'static str, Option<Tid>),
     ) {
         // Without bound, the client takes its last tid of some moment between request and reply.
         let next = |tid: Option<Tid>| tid.and_then(Tid::next).unwrap_or(Tid::ZERO);
@@ -152,7 +157,7 @@ impl Session {
         };
         let mut scene = self.scene.get();
         let packs_count = scene.model.packs_count();
-        let last_tid = last_after.unwrap_or(Tid::ZERO);
+        let last_tid = as_of.unwrap_or(Tid::ZERO);
         let client = self.client;
         scene.count("loads");
         scene.read(Read { client, oid, asked, got, last_tid, packs_count, note });

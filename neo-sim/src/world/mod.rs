@@ -152,7 +152,7 @@ impl World {
             timeout_at: None,
             work_at: None,
             exit: None,
-            label: format!("host {}", id.0),
+            label: "host".into(),
         });
         id
     }
@@ -176,10 +176,11 @@ impl World {
     pub fn life(&self, host: HostId) -> u64 {
         self.hosts[host.0].life
     }
-    /// Name of its process, or of the last one.
+    /// Name of its process, or of the last one, and number of the host: names may change.
     pub fn label(&self, host: HostId) -> String {
         let h = &self.hosts[host.0];
-        h.process.as_ref().map_or_else(|| h.label.clone(), |process| process.label())
+        let label = h.process.as_ref().map_or_else(|| h.label.clone(), |process| process.label());
+        format!("{label}@{}", host.0)
     }
 
     // Clocks.
