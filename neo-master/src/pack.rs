@@ -8,7 +8,7 @@
 //!
 //! The master only remembers orders that are not completed. When it is asked for older ones (by a
 //! storage that was away, or a backup cluster), it asks storages that have all partitions between
-//! them: [`OldOrders`].
+//! them: `OldOrders`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

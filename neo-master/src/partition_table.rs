@@ -7,7 +7,7 @@
 //!
 //! Each operation returns the changes that the other nodes must be told, in the form of
 //! `NotifyPartitionChanges`; the caller broadcasts them with [`PartitionTable::next_ptid`].
-//! [`tweak`] decides where cells go.
+//! `tweak` decides where cells go.
 
 mod backup;
 #[cfg(test)]

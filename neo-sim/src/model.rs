@@ -9,7 +9,7 @@
 //! it, or until the end, when databases are looked at.
 //!
 //! The model knows nothing of how the cluster works but this: which tid the master gave to which
-//! ttid ([`Model::assigned`]), so that a tid that is seen names an attempt.
+//! ttid (`Model::assigned`), so that a tid that is seen names an attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

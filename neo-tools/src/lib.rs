@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Tools around a NEO cluster.
 //!
-//! - [`bench`]: `neobench`, how fast a cluster is;
+//! - [`mod@bench`]: `neobench`, how fast a cluster is;
 //! - [`migrate`]: `neomigrate`, from and to `Data.fs`;
 //! - [`simple`]: `neosimple`, a cluster in one process.
 //!

@@ -2,7 +2,7 @@
 //! Feeds one engine from sockets, and does what it says.
 //!
 //! The driver does not wait: whoever owns the [`mio::Poll`] calls [`Driver::on_event`] for each
-//! event, then [`Driver::flush`] once. So it serves the event loop of a node ([`super::run`]) as
+//! event, then [`Driver::flush`] once. So it serves the event loop of a node ([`super::run()`]) as
 //! well as a client whose threads take turns at waiting.
 //!
 //! Sockets are registered edge-triggered for both directions, once. A peer that sends without end

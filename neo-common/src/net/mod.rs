@@ -5,7 +5,7 @@
 //! - [`listener`]: the listening socket;
 //! - [`socket`]: one non-blocking connection and what waits to be sent on it;
 //! - [`driver`]: feeds one engine from sockets and does what it says ([`driver::Driver`]);
-//! - [`run`]: the event loop of a node process.
+//! - [`run()`]: the event loop of a node process.
 //!
 //! ```text
 //!  epoll --> Driver::on_event --> read --> Engine::handle

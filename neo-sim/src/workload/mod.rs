@@ -4,7 +4,7 @@
 //! - [`scene`]: what they share;
 //! - [`session`]: one thread, with the interface of the client;
 //! - [`value`]: data of objects;
-//! - [`write`]: transfers, counters, objects that come and go;
+//! - [`mod@write`]: transfers, counters, objects that come and go;
 //! - [`look`]: sums, history, iteration, undo, pack.
 
 pub mod look;

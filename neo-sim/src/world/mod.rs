@@ -5,7 +5,7 @@
 //! at the same time keep their order of creation. Everything that happens is folded into a
 //! fingerprint: two runs of the same seed must have the same one.
 //!
-//! - [`links`]: connections between hosts;
+//! - `links`: connections between hosts;
 //! - [`tap`]: the packets on their way: who looks at them, and who holds them.
 
 mod links;

@@ -38,7 +38,7 @@ pub struct Seen {
     pub packet: Packet,
 }
 
-/// Names a [`Hold`].
+/// Names a `Hold`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct HoldId(u64);
 
