@@ -10,7 +10,7 @@
 //! ```text
 //!            callers led meanwhile             a caller leads now
 //!   asleep for GRACE <------> look ------> asleep until it leaves
-//!                               | nobody led
+//!                               | nobody led, and nobody is about to
 //!                               v
 //!                             lead, until a caller comes or there are events
 //! ```
@@ -43,6 +43,35 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<JoinHandle<()>> {
     Builder::new().name("neo-client".into()).spawn(run).map_err(Error::foreign)
 }
 
+/// What to do when there is nothing to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// A caller leads: sleep until it leaves.
+    Wait,
+    /// Callers come and go: sleep for [`GRACE`].
+    Nap,
+    /// Nobody else does it.
+    Lead,
+}
+
+impl Step {
+    /// - `led`: a caller leads.
+    /// - `followed`: callers sleep, one of which is being woken up to lead. To lead before it did
+    ///   would end at once, because callers come first, and would begin again at once, without
+    ///   ever freeing the mutex that the caller needs.
+    /// - `turned`: callers led or followed since the last look.
+    /// - `due`: there is something to read or a timer to run, without any event of a socket.
+    const fn choose(led: bool, followed: bool, turned: bool, due: bool) -> Self {
+        if led {
+            Self::Wait
+        } else if followed || (turned && !due) {
+            Self::Nap
+        } else {
+            Self::Lead
+        }
+    }
+}
+
 fn run(shared: &Shared) -> Result<()> {
     let mut state = shared.lock()?;
     let mut seen = state.turns;
@@ -61,22 +90,30 @@ fn run(shared: &Shared) -> Result<()> {
             state = shared.lock()?;
             continue;
         }
-        if state.leader != Leader::Nobody {
-            state = sleep(shared, state, Background::Waiting)?;
-        } else if state.turns != seen && state.driver.timeout() != Some(Duration::ZERO) {
-            seen = state.turns;
-            // What callers left to be sent.
-            shared.flush(&mut state);
-            state = sleep(shared, state, Background::Napping)?;
-        } else {
-            seen = state.turns;
-            state = shared.lead(state, None, |state, _| {
-                !state.followers.is_empty()
-                    || state.driver.host.has_event()
-                    || state.turns != seen
-                    || shared.closed.load(Ordering::SeqCst)
-            })?;
-            shared.hand_over(&mut state);
+        let led = state.leader != Leader::Nobody;
+        let followed = !state.followers.is_empty();
+        let due = state.driver.timeout() == Some(Duration::ZERO);
+        match Step::choose(led, followed, state.turns != seen, due) {
+            Step::Wait => state = sleep(shared, state, Background::Waiting)?,
+            Step::Nap => {
+                seen = state.turns;
+                // What callers left to be sent.
+                shared.flush(&mut state);
+                if followed {
+                    shared.hand_over(&mut state);
+                }
+                state = sleep(shared, state, Background::Napping)?;
+            }
+            Step::Lead => {
+                seen = state.turns;
+                state = shared.lead(state, None, |state, _| {
+                    !state.followers.is_empty()
+                        || state.driver.host.has_event()
+                        || state.turns != seen
+                        || shared.closed.load(Ordering::SeqCst)
+                })?;
+                shared.hand_over(&mut state);
+            }
         }
     }
 }
@@ -119,4 +156,29 @@ fn tell<'a>(shared: &'a Shared, state: Guard<'a>, event: &Event) -> Result<Guard
     shared.input(&mut state, Call::Delivered);
     shared.flush(&mut state);
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Step;
+
+    /// The mutex is only freed by sleeping, or by leading when no caller wants to: else the caller
+    /// that is to lead never gets it.
+    #[test]
+    fn a_caller_that_is_to_lead_gets_the_mutex() {
+        for turned in [false, true] {
+            for due in [false, true] {
+                assert_eq!(Step::choose(false, true, turned, due), Step::Nap);
+                assert_eq!(Step::choose(true, true, turned, due), Step::Wait);
+            }
+        }
+    }
+
+    #[test]
+    fn leads_when_no_caller_does_for_a_while_or_something_is_due() {
+        assert_eq!(Step::choose(false, false, false, false), Step::Lead);
+        assert_eq!(Step::choose(false, false, true, true), Step::Lead);
+        assert_eq!(Step::choose(false, false, true, false), Step::Nap);
+        assert_eq!(Step::choose(true, false, false, false), Step::Wait);
+    }
 }

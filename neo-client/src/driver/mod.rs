@@ -29,8 +29,6 @@ mod background;
 mod fork;
 mod session;
 mod slots;
-#[cfg(test)]
-mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
