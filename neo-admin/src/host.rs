@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use neo_common::engine::{CallId, JobId};
+use neo_common::logging::NodeName;
 use neo_common::master_list;
 use neo_common::net::Host;
 
@@ -43,9 +44,11 @@ impl Jobs {
         let (queue, jobs) = sync_channel(QUEUE_LEN);
         let (results, done) = sync_channel(QUEUE_LEN);
         let tell = wake.clone();
-        thread::Builder::new()
-            .name("neo-admin-jobs".into())
-            .spawn(move || work(&jobs, &results, master_list, &tell))?;
+        let node = NodeName::current();
+        thread::Builder::new().name("neo-admin-jobs".into()).spawn(move || {
+            node.set();
+            work(&jobs, &results, master_list, &tell);
+        })?;
         Ok(Self { queue, done, refused: Vec::new(), wake: Box::new(wake) })
     }
 }

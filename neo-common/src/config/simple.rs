@@ -44,7 +44,7 @@ pub struct SimpleOptions {
     pub clear_databases: bool,
     /// Erase databases at the end.
     pub cleanup_on_delete: bool,
-    /// A log file per node.
+    /// A log file in the data directory.
     pub logger: bool,
     /// Seed of what is random (name, ports).
     pub seed: Option<String>,
@@ -66,7 +66,7 @@ pub fn table() -> Table {
         Opt::value(None, "address-type", "NUMBER", "2 for IPv4, 10 for IPv6"),
         Opt::flag(None, "cleanup-on-delete", "erase the databases at the end"),
         Opt::flag(None, "clear-databases", "erase existing databases at start"),
-        Opt::flag(None, "logger", "write a log file per node"),
+        Opt::flag(None, "logger", "also write to neosimple.log in the data directory"),
         Opt::value(None, "master-count", "NUMBER", "number of master nodes").default("1"),
         Opt::value(None, "name", "NAME", "name of the cluster"),
         Opt::value(None, "partitions", "NUMBER", "partitions of a new cluster"),

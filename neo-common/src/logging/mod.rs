@@ -26,4 +26,4 @@ pub use line::{LocalTime, write_line};
 pub use local_time::local_time;
 pub use repeated::Repeated;
 #[cfg(feature = "net")]
-pub use sink::{DEFAULT_NAME, LogOptions, reopen, setup, setup_daemon};
+pub use sink::{DEFAULT_NAME, LogOptions, NodeName, reopen, setup, setup_daemon};

@@ -3,10 +3,11 @@
 // A driver: it reads the clock, and all threads share the log file.
 //! Where lines go: standard error, through env_logger, and a file.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -56,6 +57,36 @@ struct LogFile {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
+thread_local! {
+    static NODE: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+}
+
+/// Node for which a thread works, if the process has several. Threads that it starts must be told:
+/// give them what [`NodeName::current`] returns, and let them [`NodeName::set`] it.
+#[derive(Clone, Default, Debug)]
+pub struct NodeName(Option<Arc<str>>);
+
+impl NodeName {
+    /// A name that replaces that of [`LogOptions`] in the lines.
+    pub fn new(name: &str) -> Self {
+        Self(Some(name.into()))
+    }
+
+    /// That of this thread.
+    pub fn current() -> Self {
+        NODE.with_borrow(|name| Self(name.clone()))
+    }
+
+    /// What this thread logs from now on is said by this node.
+    pub fn set(self) {
+        NODE.set(self.0);
+    }
+
+    fn or<'a>(&'a self, default: &'a str) -> &'a str {
+        self.0.as_deref().unwrap_or(default)
+    }
+}
+
 /// Starts logging, once per process: next calls do nothing.
 ///
 /// # Errors
@@ -72,7 +103,9 @@ pub fn setup(options: &LogOptions) -> io::Result<()> {
     let stderr = env_logger::Builder::new()
         .filter_level(options.level)
         .parse_default_env()
-        .format(move |output, record| write_line(output, local_time(now_us()), &name, record))
+        .format(move |output, record| {
+            write_line(output, local_time(now_us()), NodeName::current().or(&name), record)
+        })
         .build();
     let logger = Logger { name: options.name.clone(), stderr, file };
     let level = logger.level();
@@ -157,7 +190,9 @@ impl Log for Logger {
         self.stderr.log(record);
         if let Some(file) = self.file.as_ref().filter(|file| file.accepts(record.metadata())) {
             // A log that cannot be written is no reason to stop, and there is nobody to tell.
-            let _ = write_line(&mut *lock(&file.file), local_time(now_us()), &self.name, record);
+            let node = NodeName::current();
+            let name = node.or(&self.name);
+            let _ = write_line(&mut *lock(&file.file), local_time(now_us()), name, record);
         }
     }
 
@@ -202,8 +237,16 @@ mod tests {
         log::info!(target: "neo_test", "two");
         assert!(!path.exists());
         reopen().unwrap();
-        log::info!(target: "neo_test", "three");
+        NodeName::new("M1").set();
+        let node = NodeName::current();
+        std::thread::spawn(|| {
+            node.set();
+            log::info!(target: "neo_test", "three");
+        })
+        .join()
+        .unwrap();
         assert_eq!((lines("neo.log.1").len(), lines("neo.log").len()), (3, 1));
+        assert!(lines("neo.log")[0].contains(" M1 "));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

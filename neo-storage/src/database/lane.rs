@@ -27,6 +27,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
+use neo_common::logging::NodeName;
 
 use super::execute::execute_read;
 use super::executor::{Reports, Writer};
@@ -297,8 +298,10 @@ impl<I> Drop for Lanes<I> {
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let node = NodeName::current();
     let thread = thread::Builder::new().name(name.clone()).spawn(move || {
         let _guard = PanicGuard;
+        node.set();
         run();
     });
     thread.map_err(|cause| Error::Backend(format!("start of thread {name}"), Box::new(cause)))

@@ -9,6 +9,7 @@ use std::thread;
 
 use neo_common::config::Exit;
 use neo_common::engine::Engine;
+use neo_common::logging::NodeName;
 use neo_common::net::{self, Options, clock};
 use neo_storage::database::lane::exit_on_failure;
 use neo_storage::host::Jobs;
@@ -127,6 +128,7 @@ impl Nodes {
         let events = self.events.clone();
         let thread = thread::Builder::new().name(name.clone());
         thread.spawn(move || {
+            NodeName::new(&name.replace(' ', "")).set();
             let result = node();
             // Nobody listens any more once the process ends.
             let _ = events.send(Event::Ended(Ended { name, result }));
