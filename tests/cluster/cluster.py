@@ -120,9 +120,10 @@ class NeoctlError(Exception):
 class Node:
     """One process, that can be started again after it ended."""
 
-    def __init__(self, name, command, args, directory):
+    def __init__(self, name, command, args, directory, prefix=()):
         self.name = name
         self.command = command
+        self.prefix = prefix    # of the command line: what executes the process elsewhere
         self.args = [str(x) for x in args]
         self.stderr = Path(directory) / (name + '.stderr')
         self.process = None
@@ -148,7 +149,7 @@ class Node:
         env.setdefault('RUST_BACKTRACE', '1')
         with open(self.stderr, 'ab') as err:
             self.process = subprocess.Popen(
-                ['setpriv', '--pdeathsig', 'KILL', executable(self.command), *self.args],
+                ['setpriv', '--pdeathsig', 'KILL', *self.prefix, executable(self.command), *self.args],
                 stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=env)
         self._may_end = False
         return self
@@ -197,35 +198,49 @@ class Cluster:
     """
 
     def __init__(self, directory, storages=1, partitions=12, replicas=0,
-                 masters=1, autostart=None, name='test', adapter=None):
+                 masters=1, autostart=None, name='test', adapter=None, network=None):
         self.directory = Path(directory)
         self.name = name
+        self.network = network      # None for loopback, else see `network.Network`
         self.adapter = adapter or os.environ.get('NEO_TESTS_ADAPTER', 'SQLite')
         if self.adapter != 'SQLite':
             raise ValueError(f'NEO_TESTS_ADAPTER: no database server for {self.adapter} here')
         self._clients = []
-        master_ports = [free_port() for _ in range(masters)]
-        self.master_nodes = ' '.join(f'127.0.0.1:{x}' for x in master_ports)
-        self.admin_address = f'127.0.0.1:{free_port()}'
-        common = ['--cluster', name, '--masters', self.master_nodes]
-
-        def node(name, command, *args):
-            args = [*args, *common]
-            if os.environ.get('NEO_TESTS_LOGFILE'):
-                args += ['--logfile', self.directory / (name + '.log')]
-            return Node(name, command, args, self.directory)
-
+        master_names = [f'master_{i}' for i in range(masters)]
+        addresses = [self._address(x, 10000) for x in master_names]
+        self.master_nodes = ' '.join(addresses)
+        self.admin_address = self._address('admin', 9999)
         master_options = ['--partitions', partitions, '--replicas', replicas]
         if autostart is not None:
             master_options += ['--autostart', autostart]
-        self.masters = [
-            node(f'master_{i}', 'neomaster', '--bind', f'127.0.0.1:{port}', *master_options)
-            for i, port in enumerate(master_ports)]
-        self.storages = [
-            node(f'storage_{i}', 'neostorage', '--bind', '127.0.0.1:0',
-                 '--adapter', self.adapter, '--database', self.database(i))
-            for i in range(storages)]
-        self.admin = node('admin', 'neoadmin', '--bind', self.admin_address)
+        self.masters = [self._node(name, 'neomaster', '--bind', address, *master_options)
+                        for name, address in zip(master_names, addresses)]
+        self.storages = []
+        for _ in range(storages):
+            self.new_storage()
+        self.admin = self._node('admin', 'neoadmin', '--bind', self.admin_address)
+
+    def _address(self, name, port):
+        if self.network is None:
+            return f'127.0.0.1:{free_port()}'
+        return f'{self.network.address(name)}:{port}'
+
+    def _node(self, name, command, *args):
+        args = [*args, '--cluster', self.name, '--masters', self.master_nodes]
+        if os.environ.get('NEO_TESTS_LOGFILE'):
+            args += ['--logfile', self.directory / (name + '.log')]
+        prefix = () if self.network is None else self.network.prefix(name)
+        return Node(name, command, args, self.directory, prefix)
+
+    def new_storage(self, *args):
+        """One more storage, not started."""
+        index = len(self.storages)
+        name = f'storage_{index}'
+        host = '127.0.0.1' if self.network is None else self.network.address(name)
+        self.storages.append(self._node(
+            name, 'neostorage', '--bind', f'{host}:0',
+            '--adapter', self.adapter, '--database', self.database(index), *args))
+        return self.storages[-1]
 
     @property
     def nodes(self):

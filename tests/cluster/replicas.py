@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Storages that come and go, and the comparison of the copies that they hold."""
+
+import itertools
+import sqlite3
+from contextlib import closing
+
+from cluster import wait_for
+
+
+def nid_of(cluster, node):
+    """Node id of a storage (`S1`) as its database knows it, None before it has one."""
+    path = cluster.database(cluster.storages.index(node))
+    try:
+        with closing(sqlite3.connect(f'file:{path}?mode=ro', uri=True, timeout=5)) as db:
+            row = db.execute("SELECT value FROM config WHERE name='nid'").fetchone()
+    except sqlite3.OperationalError:
+        return None     # not created yet
+    return row and f'S{row[0]}'
+
+
+def cells(cluster):
+    """The partition table as `{nid: letters}`, None if it can not be had now."""
+    result = cluster.ctl_run('print', 'pt')
+    if result.returncode:
+        return None
+    rows = [x.split() for x in result.stdout.splitlines() if x.startswith('S')]
+    return {nid: row for nid, _, row in rows}
+
+
+def all_up_to_date(cluster, replicas):
+    """Whether each partition has all its copies, nothing more and nothing less."""
+    table = cells(cluster)
+    if not table:
+        return False
+    columns = list(zip(*table.values()))
+    return all(set(x) <= {'U', '.'} and x.count('U') == replicas + 1 for x in columns)
+
+
+def wait_all_up_to_date(cluster, replicas, timeout):
+    seen = []
+
+    def reached():
+        seen.append(cells(cluster))
+        return all_up_to_date(cluster, replicas)
+    try:
+        wait_for(reached, 'all cells to be up to date', timeout, .2)
+    except TimeoutError as e:
+        raise TimeoutError(f'{e}: {seen[-1]}') from None
+
+
+# What a cell holds, in an order that does not depend on the storage. `data.id` does.
+TABLES = {
+    'trans': 'SELECT * FROM trans WHERE partition=? ORDER BY tid',
+    'obj': 'SELECT oid, tid, value_tid, hash, compression, value FROM obj'
+           ' LEFT JOIN data ON data_id=id WHERE partition=? ORDER BY oid, tid',
+}
+
+
+def compare_replicas(cluster, table):
+    """Compare the cells of a cluster that is stopped. `table`: as `cells` gave it.
+
+    Returns the number of rows that were found equal.
+    """
+    paths = {nid_of(cluster, node): cluster.database(i)
+             for i, node in enumerate(cluster.storages)}
+    count = 0
+    for partition, column in enumerate(zip(*table.values())):
+        nids = [nid for nid, state in zip(table, column) if state == 'U']
+        dbs = [sqlite3.connect(f'file:{paths[nid]}?mode=ro', uri=True) for nid in nids]
+        for name, query in TABLES.items():
+            for rows in itertools.zip_longest(*(db.execute(query, (partition,)) for db in dbs)):
+                assert len(set(rows)) == 1, (
+                    f'partition {partition}, {name}: {dict(zip(nids, rows))}')
+                count += len(rows)
+        for db in dbs:
+            db.close()
+    return count

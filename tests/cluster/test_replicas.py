@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A cluster with replicas under load, while nodes fail and storages come and go.
+
+3 masters, 4 storages or more, 2 copies of 12 partitions. In each round, something
+happens to one random node: `kill -9`, a pause of 5 s (SIGSTOP), or the loss of its
+network. Between rounds, storages are added, emptied, dropped, and the table is
+balanced. The clients are those of `workload`, which tells what they prove.
+
+Never lost, never torn; each client process commits again within 15 s of the end of
+each fault; in the end, all copies are equal.
+
+NEO_TESTS_REPLICA_ROUNDS: kills and pauses (default 8; before a release, 200).
+NEO_TESTS_CUT_ROUNDS: network losses (default 3; before a release, 50).
+NEO_TESTS_SEED: what is done (default: drawn, and printed).
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import time
+
+import pytest
+
+import network
+from cluster import PATIENCE, Cluster, wait_for
+from replicas import all_up_to_date, cells, compare_replicas, nid_of, wait_all_up_to_date
+from test_kill import check_nothing_left
+from workload import Load
+
+ROUNDS = int(os.environ.get('NEO_TESTS_REPLICA_ROUNDS', '8'))
+CUT_ROUNDS = int(os.environ.get('NEO_TESTS_CUT_ROUNDS', '3'))
+REPLICAS = 1
+BACK_WITHIN = 15    # seconds
+PAUSE = 5
+# Most cuts are shorter than what it takes TCP to give up.
+CUTS = 3, 5, 5, 10, 10, 20, 40, 100
+STORAGES_MIN, STORAGES_MAX = 4, 6
+# A replication starts again after each fault.
+REPLICATED_WITHIN = 120
+
+
+class Administrator:
+    """Adds, empties, drops storages: a step whenever it is asked, never waiting for the end.
+
+    Commands may be refused: a node that is needed may be down just now.
+    """
+
+    def __init__(self, cluster, rng):
+        self.cluster = cluster
+        self.random = rng
+        self.members = list(cluster.storages)
+        self.joining = None
+        self.leaving = None
+        self.added = self.dropped = self.tweaked = 0
+
+    def ctl(self, *args):
+        result = self.cluster.ctl_run(*args)
+        text = (result.stdout + result.stderr).strip().replace('\n', ' / ')
+        print(f'    neoctl {" ".join(args)}: {text}', flush=True)
+        return not result.returncode
+
+    def step(self):
+        if self.joining:
+            self.join()
+        elif self.leaving:
+            self.leave()
+        else:
+            choices = ['tweak']
+            if len(self.members) < STORAGES_MAX:
+                choices.append('join')
+            if len(self.members) > STORAGES_MIN:
+                choices.append('leave')
+            choice = self.random.choice(choices)
+            if choice == 'join':
+                self.joining = self.cluster.new_storage().start()
+                self.members.append(self.joining)
+            elif choice == 'leave':
+                self.leaving = self.random.choice(self.members)
+            else:
+                self.tweaked += self.ctl('tweak')
+
+    def join(self):
+        nid = nid_of(self.cluster, self.joining)
+        states = {x[0]: x[3] for x in self.cluster.node_list('storage')}
+        if states.get(nid) == 'PENDING':
+            self.ctl('add', nid)
+        elif states.get(nid) == 'RUNNING' and self.ctl('tweak'):
+            self.joining = None
+            self.added += 1
+
+    def leave(self):
+        nid = nid_of(self.cluster, self.leaving)
+        table = cells(self.cluster)
+        if table is None:
+            return
+        if set(table.get(nid, '.')) != {'.'}:
+            self.ctl('tweak', nid)
+            return
+        # No more data, nobody needs it.
+        if self.leaving.alive:
+            self.leaving.kill9()
+            wait_for(lambda: ('DOWN' in x for x in self.cluster.node_list() if x[0] == nid),
+                     'the master to notice')
+        if self.ctl('drop', nid):
+            self.members.remove(self.leaving)
+            self.leaving = None
+            self.dropped += 1
+
+    def victims(self):
+        """Nodes to which something may happen."""
+        storages = [x for x in self.members if x.alive]
+        return [*self.cluster.masters, *storages, self.cluster.admin]
+
+
+def kill(rng, node, _):
+    node.kill9()
+    time.sleep(rng.choice([0, 0, 1, 5]))
+    node.start()
+
+
+def pause(_, node, __):
+    node.signal(signal.SIGSTOP)
+    time.sleep(PAUSE)
+    node.signal(signal.SIGCONT)
+
+
+def cut(rng, node, cluster):
+    cluster.network.cut(node.name)
+    try:
+        duration = rng.choice(CUTS)
+        print(f' for {duration} s', end='', flush=True)
+        time.sleep(duration)
+    finally:
+        cluster.network.mend(node.name)
+
+
+def disturb(cluster, rounds, faults):
+    """All of it: `rounds` faults under load, then the checks."""
+    seed = int(os.environ.get('NEO_TESTS_SEED') or random.randrange(10**6))
+    print(f'NEO_TESTS_SEED={seed}')
+    rng = random.Random(seed)
+    administrator = Administrator(cluster, rng)
+    interruptions = []
+    with Load(cluster, processes=2, threads=3, seed=seed, may_fail=True) as load:
+        load.wait_each(PATIENCE)
+        for number in range(rounds):
+            node = rng.choice(administrator.victims())
+            fault = rng.choice(faults)
+            before = sum(load.acked)
+            print(f'round {number}: {fault.__name__} {node}', end='', flush=True)
+            fault(rng, node, cluster)
+            during = sum(load.acked) - before
+            over = time.monotonic()
+            try:
+                load.wait_each(BACK_WITHIN)
+            except TimeoutError:
+                # To know whether it is slow or over.
+                print(f'\nINTERRUPTED: {cluster.state()} {cluster.node_list()} {cells(cluster)}')
+                load.wait_each(4 * BACK_WITHIN)
+                print(f'back after {time.monotonic() - over:.1f} s')
+                raise
+            interruptions.append(time.monotonic() - over)
+            print(f', {during} commits, then after {interruptions[-1]:.1f} s', flush=True)
+            administrator.step()
+            if rng.random() < .5:
+                # As an administrator would: no second fault before the first one is mended.
+                wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN)
+            else:
+                load.wait_progress(rng.randint(1, 40), PATIENCE)
+            if number % 10 == 9:
+                load.check_snapshot()
+        wait_for(lambda: all_up_to_date(cluster, REPLICAS) or cluster.ctl_run('tweak') and None,
+                 'all cells to be up to date', REPLICATED_WITHIN, 1)
+        load.check_snapshot()
+        load.stop()
+    print(f"{len(load.outcomes['acked'])} transactions acknowledged, "
+          f"{len(load.outcomes['unknown'])} of unknown outcome; interrupted for "
+          f'{max(interruptions):.1f} s at most, {sum(interruptions) / rounds:.2f} s on average')
+    print(f'conflicts: {dict(load.conflicts)}')
+    print(f'unknown: {dict(load.errors)}')
+    print(f'storages: {administrator.added} added, {administrator.dropped} dropped, '
+          f'{administrator.tweaked} times balanced')
+    load.check_history()
+    wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN)
+    table = cells(cluster)
+    cluster.ctl('set', 'cluster', 'stopping')
+    for node in administrator.victims():
+        assert node.wait() == 0, node
+    check_nothing_left(cluster)
+    print(f'{compare_replicas(cluster, table)} rows are equal')
+
+
+@pytest.mark.timeout(ROUNDS * 40 + 600)
+def test_kill_and_pause(new_cluster):
+    cluster = new_cluster(masters=3, storages=4, replicas=REPLICAS).start()
+    disturb(cluster, ROUNDS, [kill, pause])
+
+
+@pytest.mark.timeout(CUT_ROUNDS * 100 + 600)
+def test_cut_network(request, tmp_path):
+    reason = network.missing()
+    if reason:
+        pytest.skip(f'NOT TESTED, nodes that lose their network: {reason}')
+    with network.Network() as net, \
+            Cluster(tmp_path, masters=3, storages=4, replicas=REPLICAS, network=net) as cluster:
+        request.node.clusters = [cluster]
+        cluster.start()
+        disturb(cluster, CUT_ROUNDS, [cut])
+
+
+def test_the_comparison_sees_damage(new_cluster):
+    """A row that is missing, or that differs, does not go unnoticed."""
+    cluster = new_cluster(storages=2, replicas=REPLICAS).start()
+    with Load(cluster, processes=1, threads=2) as load:
+        load.wait_progress(20, PATIENCE)
+        load.stop()
+    table = cells(cluster)
+    cluster.stop()
+    assert compare_replicas(cluster, table) > 80
+    with sqlite3.connect(cluster.database(1)) as db:
+        for name, query in (
+                ('trans', 'DELETE FROM trans WHERE tid=(SELECT max(tid) FROM trans)'),
+                ('trans', "UPDATE trans SET user='x' WHERE tid=(SELECT max(tid) FROM trans)"),
+                ('obj', 'DELETE FROM obj WHERE tid=(SELECT max(tid) FROM trans)'),
+                ('obj', 'UPDATE obj SET value_tid=1 WHERE tid=(SELECT max(tid) FROM trans)'),
+                ('obj', "UPDATE data SET value=x'00' WHERE id=(SELECT max(id) FROM data)")):
+            backup = sqlite3.connect(':memory:')
+            db.backup(backup)
+            db.execute(query)
+            db.commit()
+            with pytest.raises(AssertionError, match=f', {name}:'):
+                compare_replicas(cluster, table)
+            backup.backup(db)
+    assert compare_replicas(cluster, table) > 80
