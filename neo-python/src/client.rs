@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use neo_client::{Compression, Options, Record};
+use neo_client::{Compression, Error, Options, Record};
 use neo_common::types::{Oid, Tid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -35,6 +35,12 @@ fn resolve(addresses: &[String]) -> PyResult<Vec<SocketAddr>> {
         resolved.extend(found);
     }
     Ok(resolved)
+}
+
+/// Lets Ctrl-C and other signals end what waits in the main thread.
+fn check_signals() -> neo_client::Result<()> {
+    // Once the interpreter ends, threads that wait end with the process.
+    Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(())).map_err(Error::foreign)
 }
 
 fn py_record<'py>(py: Python<'py>, record: &Record) -> Loaded<'py> {
@@ -76,6 +82,7 @@ impl Client {
             .transpose()
             .map_err(|e| PyValueError::new_err(format!("connect_timeout: {e}")))?;
         let client = waiting(py, || neo_client::Client::open(options))?;
+        client.set_interrupt(Arc::new(check_signals));
         Ok(Self { client })
     }
 

@@ -284,7 +284,7 @@ impl Client {
     /// Those of [`Client::connect`].
     pub fn last_tid(&self) -> Result<Tid> {
         loop {
-            if let Some(tid) = self.shared.last_tid() {
+            if let Some(tid) = self.shared.last_tid()? {
                 return Ok(tid);
             }
             self.connect()?;

@@ -175,8 +175,15 @@ impl Shared {
     }
 
     /// The last tid that was told.
-    pub fn last_tid(&self) -> Option<Tid> {
-        Some(self.last_tid.load(Ordering::Acquire)).filter(|tid| *tid != NO_TID).map(Tid::new)
+    ///
+    /// # Errors
+    /// In a child of the process that opened the client, where it would never move.
+    pub fn last_tid(&self) -> Result<Option<Tid>> {
+        if !self.process.is_current() {
+            return Err(Error::Forked);
+        }
+        let tid = self.last_tid.load(Ordering::Acquire);
+        Ok((tid != NO_TID).then(|| Tid::new(tid)))
     }
 
     /// What the cache has, if the mutex is free.
