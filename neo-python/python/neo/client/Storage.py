@@ -74,6 +74,9 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         self._records = None
         self._restorer = Restorer(self._native)
         self._native.connect()
+        if type(self).loadBefore is Storage.loadBefore:
+            # What ZODB calls most, without a Python frame: a sixth of the cost of a cache hit.
+            self.loadBefore = self._native.load_before
         if self._read_only:
             # ZODB looks for what a read-only storage must refuse before any transaction.
             self.store = self.undo = self.restore = self.deleteObject = self._refuse
@@ -126,8 +129,6 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         return self._native.load(oid)[:2] + ('',)
 
     def loadBefore(self, oid, tid):
-        if not tid:  # some checkers load "before nothing"
-            return None
         return self._native.load_before(oid, tid)
 
     def loadBeforeEx(self, oid, tid):
