@@ -6,6 +6,9 @@
 //! completed; the smallest of them is what the node has completed. The next order is asked from the
 //! master, because the node may not have the transaction that carries it.
 //!
+//! A full pack also marks transactions, so that nobody tries to undo them: once the earlier revisions
+//! of an object are gone, it would look as if it was created by the oldest one that is left.
+//!
 //! ```text
 //!   maybe_pack --AskPackOrders--> order --> slice --> slice --> ... --> SetPacked
 //!       ^                                     ^                            |
@@ -32,6 +35,8 @@ use crate::transactions::Transactions;
 pub enum PackAfter {
     /// Go on with this partition.
     Sliced(Partition),
+    /// Transactions are marked: go on with this partition.
+    Marked(Partition),
     /// It is recorded that this partition is packed: go on with the next one.
     Recorded(Partition, Tid),
 }
@@ -57,6 +62,8 @@ struct Order {
 /// Position in a partition that is being packed.
 #[derive(Debug)]
 enum Position {
+    /// Next transaction to mark. The objects are next.
+    Transaction(Tid),
     /// Next oid.
     Oid(Oid),
     /// Objects of the partition that remain to be looked at.
@@ -75,6 +82,9 @@ pub struct Pack {
     is_busy: bool,
     /// The master was asked for the next order.
     is_asking: bool,
+    /// Greatest time of the full packs that this node began since the cluster operates: transactions
+    /// may not be marked yet where their metadata is.
+    packed_tid: Tid,
     deleted: u64,
     pace: Pace,
 }
@@ -92,6 +102,7 @@ impl Pack {
             current: None,
             is_busy: false,
             is_asking: false,
+            packed_tid: Tid::ZERO,
             deleted: 0,
             pace: Pace::default(),
         }
@@ -100,6 +111,15 @@ impl Pack {
     /// Last pack that is completed in a partition.
     pub fn completed(&self, partition: Partition) -> Option<Tid> {
         self.cells.get(&partition).map(|cell| cell.pack_id)
+    }
+
+    /// Whether earlier revisions of an object than that of `tid` are being packed away.
+    pub fn hides_before(&self, tid: Tid, oid: Oid) -> bool {
+        let listed = |order: &Order| {
+            let oids = order.oids.as_ref();
+            tid <= order.pack_tid && oids.is_some_and(|oids| oids.binary_search(&oid).is_ok())
+        };
+        tid <= self.packed_tid || self.order.as_ref().is_some_and(listed)
     }
 
     /// A partition is replicated from a node that completed this pack. Upstream:
@@ -173,6 +193,9 @@ impl Pack {
             late.filter(|partition| replicator.is_packable(shared, *partition, id)).collect();
         if !self.todo.is_empty() {
             log::info!("pack tid={} partitions={}", order.pack_tid, self.todo.len());
+            if order.oids.is_none() {
+                self.packed_tid = self.packed_tid.max(order.pack_tid);
+            }
         }
         self.slice(shared, io);
     }
@@ -214,7 +237,7 @@ impl Pack {
             let Some(partition) = self.todo.first().copied() else { return };
             let partitions = shared.table.partitions();
             let position = match &order.oids {
-                None => Position::Oid(Oid::ZERO),
+                None => Position::Transaction(Tid::ZERO),
                 Some(oids) => {
                     let own = oids.iter().filter(|oid| oid.partition(partitions) == partition);
                     Position::List(own.copied().collect())
@@ -226,6 +249,14 @@ impl Pack {
         let Some((partition, position)) = &mut self.current else { return };
         let partition = *partition;
         let scope = match position {
+            Position::Transaction(min_tid) => {
+                let (min_tid, pack_tid) = (*min_tid, order.pack_tid);
+                let job = Write::MarkPacked { partition, min_tid, pack_tid, tids_max: rows };
+                let after = PackAfter::Marked(partition);
+                self.is_busy = true;
+                write_for(shared, io, job, OperationAfter::Pack(after));
+                return;
+            }
             Position::Oid(min_oid) => PackScope::From { min_oid: *min_oid, oids_max: rows },
             Position::List(oids) if oids.is_empty() => {
                 let pack_id = order.id;
@@ -269,8 +300,20 @@ impl Pack {
                         (position @ Position::Oid(_), None) => {
                             *position = Position::List(Vec::new());
                         }
-                        (Position::List(_), _) => {}
+                        (Position::List(_) | Position::Transaction(_), _) => {}
                     }
+                }
+            }
+            PackAfter::Marked(partition) => {
+                self.pace.end(io);
+                let next = done!(done, Marked);
+                if let Some((current, position)) = &mut self.current
+                    && *current == partition
+                {
+                    *position = match next {
+                        Some(next) => Position::Transaction(next),
+                        None => Position::Oid(Oid::ZERO),
+                    };
                 }
             }
             PackAfter::Recorded(partition, pack_id) => {

@@ -55,6 +55,9 @@ fn execute_write(db: &mut dyn Database, job: Write) -> Result<Done, Error> {
         Write::Pack { partition, pack_tid, scope } => {
             Done::Packed(db.pack(partition, clamp(pack_tid), &scope)?)
         }
+        Write::MarkPacked { partition, min_tid, pack_tid, tids_max } => {
+            Done::Marked(db.mark_packed(partition, clamp(min_tid), clamp(pack_tid), tids_max)?)
+        }
         Write::SetPacked { partition, pack_id } => finished(db.set_packed(partition, pack_id)?),
         Write::DropPartition { partition, rows_max } => {
             Done::Progress(db.drop_partition(partition, rows_max)?)

@@ -135,6 +135,17 @@ pub enum Write {
         /// Objects to look at.
         scope: PackScope,
     },
+    /// A slice of a full pack: transactions are marked as packed. [`Done::Marked`].
+    MarkPacked {
+        /// Partition to pack.
+        partition: Partition,
+        /// First transaction.
+        min_tid: Tid,
+        /// Time of the pack.
+        pack_tid: Tid,
+        /// Number of transactions, > 0.
+        tids_max: u32,
+    },
     /// A partition is packed. [`Done::Finished`].
     SetPacked {
         /// Partition that is packed.
@@ -365,6 +376,8 @@ pub enum Done {
     Signed(Vec<Tid>),
     /// A slice of a pack is done.
     Packed(PackProgress),
+    /// Transactions are marked as packed: where to resume.
+    Marked(Option<Tid>),
     /// A slice of the search is done.
     Orphans(OrphanProgress),
     /// Replicated rows are stored.
@@ -455,6 +468,7 @@ impl Write {
             | Self::Release(_)
             | Self::Abort { .. }
             | Self::Pack { .. }
+            | Self::MarkPacked { .. }
             | Self::DropPartition { .. }
             | Self::PruneOrphans { .. }
             | Self::AddTransactions { .. }

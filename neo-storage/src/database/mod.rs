@@ -322,6 +322,16 @@ pub trait Database: Send {
         scope: &PackScope,
     ) -> Result<PackProgress, Error>;
 
+    /// Does a part of a full pack: marks `tids_max` (> 0) transactions from `min_tid` to `pack_tid`
+    /// as packed. Returns where to resume; `None` once all are marked. Idempotent.
+    fn mark_packed(
+        &mut self,
+        partition: Partition,
+        min_tid: Tid,
+        pack_tid: Tid,
+        tids_max: u32,
+    ) -> Result<Option<Tid>, Error>;
+
     /// Records the last completed pack of an own cell.
     fn set_packed(&mut self, partition: Partition, pack_id: Tid) -> Result<(), Error>;
 

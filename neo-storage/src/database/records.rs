@@ -122,10 +122,17 @@ pub struct TransactionRecord {
     pub description: Bytes,
     /// Raw bytes, as received.
     pub extension: Bytes,
-    /// Replicated as is; always false in practice.
+    /// Whether some of its objects may have been packed away. Upstream has this too, but never sets it.
     pub packed: bool,
     /// Temporary id that the transaction had.
     pub ttid: Ttid,
+}
+
+impl TransactionRecord {
+    /// Whether another replica may have this. They are not packed at the same time.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Self { packed: other.packed, ..self.clone() } == *other
+    }
 }
 
 /// A pack order; its id is the tid of the transaction that carries it (its ttid until unlocked).

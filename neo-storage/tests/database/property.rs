@@ -255,7 +255,12 @@ impl Scenario {
                     true => PackScope::Oids(own.take(oids_max as usize).collect()),
                     false => PackScope::From { min_oid: Oid::ZERO, oids_max },
                 };
-                self.db.execute(Write::Pack { partition, pack_tid: self.past(back), scope });
+                let pack_tid = self.past(back);
+                if !partial {
+                    let (min_tid, tids_max) = (Tid::ZERO, oids_max);
+                    self.db.execute(Write::MarkPacked { partition, min_tid, pack_tid, tids_max });
+                }
+                self.db.execute(Write::Pack { partition, pack_tid, scope });
                 self.db.execute(Write::SetPacked { partition, pack_id: self.past(back) });
             }
             Step::Sign { back, approve } => {

@@ -354,6 +354,42 @@ fn pack_removes_old_revisions() {
     db.check_all();
 }
 
+/// A full pack marks the transactions up to its time, by slices; those of other partitions are not
+/// its business.
+#[test]
+fn pack_marks_transactions() {
+    let mut db = Mirror::with_table(false);
+    let tids = [11, 14, 17, 18, 20, 23];
+    for number in tids {
+        db.transaction(number, number, vec![store(1, "a")]);
+    }
+    let mark = |db: &mut Mirror, min_tid| {
+        let (min_tid, pack_tid) = (tid(min_tid), tid(20));
+        let mark = Write::MarkPacked { partition: 2, min_tid, pack_tid, tids_max: 2 };
+        let Done::Marked(next) = db.write(mark) else { panic!("marked") };
+        next.map(Tid::get)
+    };
+    let marked = |db: &mut Mirror| -> Vec<u64> {
+        let read = |db: &mut Mirror, number: u64| {
+            let partition = (number % 3) as u32;
+            let found = db.read(Read::Transaction { partition, tid: tid(number) });
+            let Done::Transactions(found) = found else { panic!("transactions") };
+            found[0].as_ref().unwrap().record.packed
+        };
+        tids.into_iter().filter(|number| read(db, *number)).collect()
+    };
+    assert_eq!(mark(&mut db, 0), Some(15));
+    assert_eq!(marked(&mut db), [11, 14]);
+    assert_eq!(mark(&mut db, 15), Some(21));
+    assert_eq!(mark(&mut db, 21), None);
+    assert_eq!(marked(&mut db), [11, 14, 17, 20]);
+    // Again: nothing to do.
+    assert_eq!(mark(&mut db, 0), None);
+    assert_eq!(mark(&mut db, 99), None);
+    assert_eq!(marked(&mut db), [11, 14, 17, 20]);
+    db.check_all();
+}
+
 /// Pack orders are known by their transaction, signed, listed by readable partition.
 #[test]
 fn pack_orders_are_signed() {

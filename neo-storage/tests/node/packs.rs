@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use neo_common::protocol::{ErrorCode, MsgId, PackOids, Packet};
+use neo_common::types::Ttid;
 use neo_storage::database::memory::Disk;
 use neo_storage::database::{Done, Read};
 
@@ -76,6 +77,38 @@ fn pack() {
     node.identify(&[]);
     node.tell(Packet::AskLastIDs {});
     expect_completed(&mut node, 40);
+}
+
+/// What was packed cannot be undone, even where the revisions are not the last ones; the transactions
+/// are marked.
+#[test]
+fn undo_of_what_was_packed() {
+    let mut node = with_history(Node::serving(2));
+    let client = node.client(2);
+    let undo = |undone: u64, number: u64| Packet::AskObjectUndoSerial {
+        ttid: Ttid::new(90),
+        ltid: tid(89),
+        undone_tid: tid(undone),
+        oids: vec![oid(number)],
+    };
+    let refused = |answer: Packet| matches!(answer, Packet::Error { code: ErrorCode::OidNotFound, .. });
+    sign(&mut node, 42);
+    order(&mut node, 0, Some((40, Some(vec![2]), 25)));
+    expect_completed(&mut node, 40);
+    assert!(!refused(node.ask(client, undo(26, 2))));
+    // Of a partial order, only the objects.
+    assert!(!refused(node.ask(client, undo(15, 1))));
+    order(&mut node, 40, Some((42, None, 26)));
+    expect_completed(&mut node, 42);
+    for (undone, number) in [(24, 2), (26, 2), (15, 1), (19, 1)] {
+        assert!(refused(node.ask(client, undo(undone, number))), "{undone}");
+    }
+    assert!(!refused(node.ask(client, undo(28, 2))));
+    for (number, expected) in [(15, true), (24, true), (26, true), (28, false)] {
+        let answer = node.ask(client, Packet::AskTransactionInformation { tid: tid(number) });
+        let Packet::AnswerTransactionInformation { packed, .. } = answer else { panic!() };
+        assert_eq!(packed, expected, "{number}");
+    }
 }
 
 /// Several orders, one after the other, the second one partial. Upstream: testPartial.

@@ -329,6 +329,26 @@ impl Database for Memory {
         Ok(progress)
     }
 
+    fn mark_packed(
+        &mut self,
+        partition: Partition,
+        min_tid: Tid,
+        pack_tid: Tid,
+        tids_max: u32,
+    ) -> Result<Option<Tid>, Error> {
+        let mut store = self.change();
+        let trans = store.trans.layer(Layer::Latest).range((partition, min_tid)..);
+        let in_time = trans.take_while(|(key, _)| **key <= (partition, pack_tid));
+        let todo = in_time.filter(|(_, record)| !record.packed).take(tids_max as usize);
+        let todo: Vec<_> = todo.map(|(key, record)| (*key, record.clone())).collect();
+        let is_full = todo.len() == tids_max as usize;
+        let last = todo.last().filter(|_| is_full).map(|((_, tid), _)| *tid);
+        for (key, record) in todo {
+            store.trans.insert(key, TransactionRecord { packed: true, ..record });
+        }
+        Ok(last.and_then(Tid::next))
+    }
+
     fn set_packed(&mut self, partition: Partition, pack_id: Tid) -> Result<(), Error> {
         for row in self.own_rows()?.iter().filter(|row| row.partition == partition) {
             let pack = Some(pack_id.get() as i64);
@@ -376,7 +396,7 @@ impl Database for Memory {
                 None => {
                     store.trans.insert(key, info.record.clone());
                 }
-                Some(record) if *record == info.record => {}
+                Some(record) if record.is_same(&info.record) => {}
                 Some(_) => return Ok(Err(ReplicationConflict::Transaction(info.tid))),
             }
             if let Some(pack) = &info.pack {

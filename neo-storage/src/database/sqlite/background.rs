@@ -75,6 +75,32 @@ pub fn pack(
     Ok(progress)
 }
 
+/// Marks transactions as packed; returns where to resume.
+pub fn mark_packed(
+    connection: &Connection,
+    partition: Partition,
+    min_tid: Tid,
+    pack_tid: Tid,
+    tids_max: u32,
+) -> Result<Option<Tid>, Error> {
+    let pack_tid = int(pack_tid.get());
+    let last: Option<i64> = connection
+        .prepare_cached(
+            "SELECT tid FROM trans WHERE partition=? AND tid>=? AND tid<=? AND NOT packed
+             ORDER BY tid LIMIT 1 OFFSET ?",
+        )?
+        .query_row(params![partition, int(min_tid.get()), pack_tid, tids_max.max(1) - 1], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    connection
+        .prepare_cached(
+            "UPDATE trans SET packed=1 WHERE partition=? AND tid>=? AND tid<=? AND NOT packed",
+        )?
+        .execute(params![partition, int(min_tid.get()), last.unwrap_or(pack_tid)])?;
+    Ok(last.and_then(|tid| Tid::new(tid as u64).next()))
+}
+
 fn packable(row: &Row<'_>) -> rusqlite::Result<Packable> {
     let (oid, count, tid) = (row.get(0)?, row.get(1)?, row.get(2)?);
     Ok(Packable { oid, count, tid, is_deleted: row.get(3)? })

@@ -341,6 +341,16 @@ impl Database for Sqlite {
         background::pack(self.connection(), &self.references, partition, pack_tid, scope)
     }
 
+    fn mark_packed(
+        &mut self,
+        partition: Partition,
+        min_tid: Tid,
+        pack_tid: Tid,
+        tids_max: u32,
+    ) -> Result<Option<Tid>, Error> {
+        background::mark_packed(self.connection(), partition, min_tid, pack_tid, tids_max)
+    }
+
     fn set_packed(&mut self, partition: Partition, pack_id: Tid) -> Result<(), Error> {
         cells::set_packed(self.connection(), partition, pack_id)
     }

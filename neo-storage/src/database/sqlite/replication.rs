@@ -39,7 +39,7 @@ pub fn add_transactions(
             ])?;
         if inserted == 0 {
             let existing = reader.transaction(partition, *tid)?;
-            if existing.is_none_or(|existing| existing.record != *record) {
+            if existing.is_none_or(|existing| !existing.record.is_same(record)) {
                 return Ok(Err(ReplicationConflict::Transaction(*tid)));
             }
         }

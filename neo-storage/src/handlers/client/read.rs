@@ -273,6 +273,11 @@ fn ask_object_undo_serial(
         let packet = Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids };
         return operation.delayed.add_load(oid, DelayedRead { conn, id, packet });
     }
+    if let Some(oid) = oids.iter().find(|oid| operation.pack.hides_before(undone_tid, **oid)) {
+        let packet = Packet::error(ErrorCode::OidNotFound, format!("{oid} is packed"));
+        io.answer(conn, id, packet);
+        return Ok(());
+    }
     let stored = |oid: &Oid| (*oid, operation.transactions.stored_tid(ttid, *oid));
     let objects = oids.iter().map(stored).collect();
     let job = Read::FindUndo(UndoSearch { partitions, ltid: Some(ltid), undone_tid, objects });
