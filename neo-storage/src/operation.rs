@@ -571,5 +571,9 @@ fn refuse_vote(io: &mut Io<'_, Storage>, conn: ConnId, id: MsgId, refused: Refus
         Refused::InvalidOid(oid) => {
             refuse(io, conn, id, &Fault::protocol(format!("invalid oid {oid}")));
         }
+        Refused::MetadataTooLong => {
+            let message = "user, description or extension is longer than 65535 bytes";
+            refuse(io, conn, id, &Fault::protocol(message));
+        }
     }
 }

@@ -12,6 +12,7 @@ use neo_common::master_list;
 use neo_common::net::Listener;
 
 use crate::app::{Config, Stored};
+use crate::database::mysql::{self, Engine, MySql};
 use crate::database::sqlite::{self, Sqlite};
 use crate::database::{Database, Error};
 
@@ -57,19 +58,9 @@ pub fn prepare(options: StorageOptions) -> Result<Prepared, Exit> {
     if daemon.tls.is_some() {
         return Err(failure("encryption (--ca, --cert, --key) is not available yet"));
     }
-    match options.adapter {
-        Adapter::Sqlite => {}
-        Adapter::MySql => return Err(failure("adapter MySQL is not available yet")),
-        Adapter::Importer => return Err(failure("adapter Importer is not available yet")),
-    }
-    let sqlite = sqlite::Options {
-        database: options.database.reveal().to_owned(),
-        cluster: daemon.cluster.clone(),
-        dedup: options.dedup,
-        home: std::env::var("HOME").ok(),
-    };
+    let source = Source::new(&options)?;
     if options.reset {
-        Sqlite::reset(&sqlite).map_err(|error| database_failure(&error))?;
+        source.reset().map_err(|error| database_failure(&error))?;
         return Err(Exit::success(""));
     }
     let resolve = |address: &Address| {
@@ -82,15 +73,71 @@ pub fn prepare(options: StorageOptions) -> Result<Prepared, Exit> {
     }
     masters.sort_unstable();
     masters.dedup();
-    let mut database = Sqlite::open(&sqlite).map_err(|error| database_failure(&error))?;
-    let stored = stored(&mut database).map_err(|error| database_failure(&error))?;
-    let devpath = topology_path(database.path()).map_err(failure)?;
+    let (mut database, path) = source.open().map_err(|error| database_failure(&error))?;
+    let stored = stored(database.as_mut()).map_err(|error| database_failure(&error))?;
+    let devpath = topology_path(&path).map_err(failure)?;
     let bind = resolve(&daemon.bind)?;
     let listener = Listener::bind(bind)
         .map_err(|error| failure(format_args!("can not listen on {bind}: {error}")))?;
     let config = config(&options, masters, listener.address(), devpath);
     let master_list = options.daemon.dynamic_master_list;
-    Ok(Prepared { config, stored, database: Box::new(database), listener, master_list })
+    Ok(Prepared { config, stored, database, listener, master_list })
+}
+
+/// A database that is not open yet.
+enum Source {
+    Sqlite(sqlite::Options),
+    MySql(mysql::Options),
+}
+
+impl Source {
+    fn new(options: &StorageOptions) -> Result<Self, Exit> {
+        let database = options.database.reveal().to_owned();
+        let cluster = options.daemon.cluster.clone();
+        let (dedup, home) = (options.dedup, std::env::var("HOME").ok());
+        match options.adapter {
+            Adapter::Sqlite => Ok(Self::Sqlite(sqlite::Options { database, cluster, dedup, home })),
+            Adapter::MySql => {
+                let engine = options.engine.as_deref().map(Engine::parse).transpose();
+                let engine = engine.map_err(failure)?.unwrap_or_default();
+                let wait = options.wait;
+                let default_socket = std::env::var("MYSQL_UNIX_PORT").ok();
+                Ok(Self::MySql(mysql::Options {
+                    database,
+                    cluster,
+                    dedup,
+                    engine,
+                    wait,
+                    home,
+                    default_socket,
+                }))
+            }
+            Adapter::Importer => Err(failure("adapter Importer is not available yet")),
+        }
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(options) => Sqlite::reset(options),
+            Self::MySql(options) => MySql::reset(options),
+        }
+    }
+
+    /// Opens it. The path tells on which device it is.
+    fn open(&self) -> Result<(Box<dyn Database>, PathBuf), Error> {
+        Ok(match self {
+            Self::Sqlite(options) => {
+                let database = Sqlite::open(options)?;
+                let path = database.path().to_owned();
+                (Box::new(database), path)
+            }
+            Self::MySql(options) => {
+                let database = MySql::open(options)?;
+                let path = database.path();
+                (Box::new(database), path)
+            }
+        })
+    }
 }
 
 fn config(
@@ -123,12 +170,21 @@ pub fn stored(database: &mut dyn Database) -> Result<Stored, Error> {
 
 /// Host and device, so that replicas are placed on different ones. Upstream: `getTopologyPath`.
 ///
+/// The folder of a database server may be out of reach, or on another machine: then it stands for
+/// the device.
+///
 /// # Errors
 /// If the file of the database can not be looked at.
 pub fn topology_path(database: &Path) -> std::io::Result<Vec<String>> {
-    let device = std::fs::metadata(database)?.st_dev();
+    let device = match std::fs::metadata(database) {
+        Ok(metadata) => metadata.st_dev().to_string(),
+        Err(_) if database.to_str().is_some_and(|path| path.ends_with('/')) => {
+            database.display().to_string()
+        }
+        Err(error) => return Err(error),
+    };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
     let host = if host.is_empty() { "localhost" } else { host };
-    Ok(vec![host.to_owned(), device.to_string()])
+    Ok(vec![host.to_owned(), device])
 }

@@ -40,6 +40,8 @@ pub mod job;
 pub mod lane;
 pub mod manager;
 pub mod memory;
+#[cfg(feature = "net")]
+pub mod mysql;
 pub mod records;
 #[cfg(feature = "net")]
 pub mod sqlite;

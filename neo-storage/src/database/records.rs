@@ -183,6 +183,8 @@ pub enum Refused {
     Collision(Oid),
     /// The oid does not fit in a signed 64-bit integer, or is listed twice.
     InvalidOid(Oid),
+    /// User, description or extension do not fit in the columns of this backend.
+    MetadataTooLong,
 }
 
 /// A revision of an object.

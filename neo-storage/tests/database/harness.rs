@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Two backends that execute the same jobs and must give the same results.
+//! Backends that execute the same jobs and must give the same results.
 
 use bytes::Bytes;
 use neo_common::protocol::enums::CellState;
@@ -11,28 +11,35 @@ use neo_storage::database::*;
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
 
+use crate::server::Scratch;
+
 pub const CLUSTER: &str = "test";
 
 /// Number of partitions of the table that [`Mirror::with_table`] sets up.
 pub const PARTITIONS: u32 = 3;
 
-/// Memory and SQLite, side by side.
+/// Memory, SQLite and MariaDB, side by side.
 pub struct Mirror {
     pub memory: Executor<u32>,
     pub sqlite: Executor<u32>,
+    /// `None` where there is no MariaDB.
+    pub mysql: Option<Executor<u32>>,
     pub disk: Disk,
+    pub scratch: Option<Scratch>,
     pub directory: TempDir,
     dedup: bool,
     next_id: u32,
+    /// Guarantee of the transaction that is open.
+    level: Option<Durability>,
 }
 
 impl Mirror {
-    /// Two empty databases.
+    /// Empty databases.
     pub fn new(dedup: bool) -> Self {
-        Self::open(Disk::new(), tempfile::tempdir().unwrap(), dedup)
+        Self::open(Disk::new(), tempfile::tempdir().unwrap(), Scratch::new(), dedup)
     }
 
-    /// Two databases with a partition table: all cells on node 1, which is this one.
+    /// Databases with a partition table: all cells on node 1, which is this one.
     pub fn with_table(dedup: bool) -> Self {
         let mut mirror = Self::new(dedup);
         mirror.write(Write::SetNid(nid(1)));
@@ -41,75 +48,97 @@ impl Mirror {
         mirror
     }
 
-    fn open(disk: Disk, directory: TempDir, dedup: bool) -> Self {
+    fn open(disk: Disk, directory: TempDir, scratch: Option<Scratch>, dedup: bool) -> Self {
         let options = memory::Options { dedup, ..memory::Options::default() };
         let memory = Memory::open(&disk, CLUSTER, options).unwrap();
         let sqlite = Sqlite::open(&options_in(&directory, dedup)).unwrap();
+        let mysql = scratch
+            .as_ref()
+            .map(|scratch| Executor::new(Box::new(scratch.open(CLUSTER, dedup).unwrap())).unwrap());
         Self {
             memory: Executor::new(Box::new(memory)).unwrap(),
             sqlite: Executor::new(Box::new(sqlite)).unwrap(),
+            mysql,
             disk,
+            scratch,
             directory,
             dedup,
             next_id: 0,
+            level: None,
         }
     }
 
-    /// Both processes die and are started again: what is not committed is lost.
+    /// All processes die and are started again: what is not committed is lost.
     pub fn crash(self) -> Self {
-        let Self { memory, sqlite, disk, directory, dedup, .. } = self;
-        drop((memory, sqlite));
+        let Self { memory, sqlite, mysql, disk, scratch, directory, dedup, .. } = self;
+        drop((memory, sqlite, mysql));
         disk.crash(memory::Crash::Process);
-        Self::open(disk, directory, dedup)
+        Self::open(disk, directory, scratch, dedup)
     }
 
-    /// Executes a job of the write lane on both, without committing.
+    /// Does something with each backend. The results must be equal.
+    fn each<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &dyn std::fmt::Debug,
+        mut action: impl FnMut(&mut Executor<u32>) -> T,
+    ) -> T {
+        let (memory, sqlite) = (action(&mut self.memory), action(&mut self.sqlite));
+        assert_eq!(memory, sqlite, "memory and SQLite disagree about {what:?}");
+        if let Some(mysql) = &mut self.mysql {
+            assert_eq!(memory, action(mysql), "memory and MariaDB disagree about {what:?}");
+        }
+        sqlite
+    }
+
+    /// Executes a job of the write lane on each, without committing.
     pub fn execute(&mut self, job: Write) -> Option<Done> {
         self.next_id += 1;
-        let run = |executor: &mut Executor<u32>| {
-            executor.submit(self.next_id, Job::Write(job.clone()));
+        let id = self.next_id;
+        let durability = job.durability();
+        if let Some(mysql) = &mut self.mysql
+            && durability == Durability::Durable
+            && self.level.is_some_and(|level| level < durability)
+        {
+            // Others end a transaction that is not going to be durable. There, all are.
+            mysql.database().commit().unwrap();
+        }
+        self.level = self.level.max(Some(durability));
+        self.each(&job, |executor| {
+            executor.submit(id, Job::Write(job.clone()));
             executor.write(1).unwrap().pop().map(|(_, done)| done)
-        };
-        let (memory, sqlite) = (run(&mut self.memory), run(&mut self.sqlite));
-        assert_eq!(memory, sqlite, "memory and SQLite disagree about {job:?}");
-        sqlite
+        })
     }
 
-    /// Commits on both.
+    /// Commits on each.
     pub fn commit(&mut self) {
-        assert_eq!(self.memory.commit().unwrap(), self.sqlite.commit().unwrap());
+        self.level = None;
+        self.each(&"commit", |executor| executor.commit().unwrap());
     }
 
-    /// Executes a job of the write lane on both and commits it.
+    /// Executes a job of the write lane on each and commits it.
     pub fn write(&mut self, job: Write) -> Done {
         let done = self.execute(job);
-        assert_eq!(self.memory.commit_delay().is_some(), self.sqlite.commit_delay().is_some());
-        let memory = self.memory.commit().unwrap();
-        let mut sqlite = self.sqlite.commit().unwrap();
-        assert_eq!(memory, sqlite);
-        done.or_else(|| sqlite.pop().map(|(_, done)| done)).expect("a job has a result")
+        self.each(&"delay", |executor| executor.commit_delay().is_some());
+        self.level = None;
+        let mut committed = self.each(&"commit", |executor| executor.commit().unwrap());
+        done.or_else(|| committed.pop().map(|(_, done)| done)).expect("a job has a result")
     }
 
-    /// Executes a read on both, on the connection of the writer.
+    /// Executes a read on each, on the connection of the writer.
     pub fn latest(&mut self, read: Read) -> Done {
-        let run = |executor: &mut Executor<u32>| {
+        self.each(&read, |executor| {
             execute(executor.database(), Job::ReadLatest(read.clone())).unwrap()
-        };
-        let (memory, sqlite) = (run(&mut self.memory), run(&mut self.sqlite));
-        assert_eq!(memory, sqlite, "memory and SQLite disagree about {read:?}");
-        sqlite
+        })
     }
 
-    /// Executes a read on both, on the connection of a reader.
+    /// Executes a read on each, on the connection of a reader.
     pub fn read(&mut self, read: Read) -> Done {
         self.next_id += 1;
-        let run = |executor: &mut Executor<u32>| {
-            executor.submit(self.next_id, Job::Read(read.clone()));
+        let id = self.next_id;
+        self.each(&read, |executor| {
+            executor.submit(id, Job::Read(read.clone()));
             executor.read().unwrap().expect("a read is queued").1
-        };
-        let (memory, sqlite) = (run(&mut self.memory), run(&mut self.sqlite));
-        assert_eq!(memory, sqlite, "memory and SQLite disagree about {read:?}");
-        sqlite
+        })
     }
 
     /// Commits a transaction: vote, lock, unlock.
@@ -122,7 +151,7 @@ impl Mirror {
         self.write(Write::Unlock { ttid, tid, metadata: true });
     }
 
-    /// Everything that can be read, on both, as committed and as last written.
+    /// Everything that can be read, on each, as committed and as last written.
     pub fn check_all(&mut self) {
         for read in all_reads(self) {
             self.read(read.clone());
