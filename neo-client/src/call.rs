@@ -126,13 +126,13 @@ pub enum Call {
         /// Oids (all if `None`) and pack tid.
         pack: PackRequest,
     },
-    /// Keep all data of the transaction, whatever it takes, because it may be needed again. Replied
-    /// at once.
+    /// Keep all data of the transaction, whatever it takes, because it may be needed again. (But
+    /// not what is a copy of an earlier revision.) Replied at once.
     KeepData {
         /// The transaction.
         ttid: Ttid,
     },
-    /// Data that this transaction stored. Replied at once: [`Answer::Data`].
+    /// Data that this transaction stored. Replied at once: [`Answer::Data`] or [`Answer::CopyOf`].
     StoredData {
         /// The transaction.
         ttid: Ttid,
@@ -203,6 +203,8 @@ pub enum Answer {
     Resolved(Vec<Oid>),
     /// Data that was stored.
     Data(Option<Bytes>),
+    /// The data that was stored is not kept, but that revision has the same.
+    CopyOf(Tid),
     /// The transaction is committed with this tid.
     Finished(Tid),
     /// All masters that are known, to be saved: it is not followed by anything.

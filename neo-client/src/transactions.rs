@@ -141,6 +141,8 @@ pub struct Transaction {
     conflicts: BTreeMap<Oid, Pending>,
     resolved: BTreeMap<Oid, Tid>,
     deleted: BTreeSet<Oid>,
+    /// Objects that get the data of an earlier revision again: it can be loaded from there.
+    copies: BTreeMap<Oid, Tid>,
     /// Storages that stored without lock, by partition.
     lockless: BTreeMap<Partition, BTreeSet<NodeId>>,
 }
@@ -167,11 +169,12 @@ impl Transaction {
             conflicts: BTreeMap::new(),
             resolved: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            copies: BTreeMap::new(),
             lockless: BTreeMap::new(),
         }
     }
 
-    /// Keeps all data from now on.
+    /// Keeps all data from now on, except copies of earlier revisions.
     pub fn keep_all(&mut self) {
         self.keep_all = true;
     }
@@ -256,6 +259,19 @@ impl Transaction {
         }
     }
 
+    /// The data of the object is that of an earlier revision, or not any more.
+    pub fn set_copy(&mut self, oid: Oid, of: Option<Tid>) {
+        match of {
+            Some(serial) => self.copies.insert(oid, serial),
+            None => self.copies.remove(&oid),
+        };
+    }
+
+    /// The revision that has the data that was stored for an object, if it is a copy.
+    pub fn copy_of(&self, oid: Oid) -> Option<Tid> {
+        self.copies.get(&oid).copied()
+    }
+
     fn forget(&mut self, oid: Oid) {
         if let Some(old) = self.writing.remove(&oid) {
             self.writing_bytes -= old.value.len();
@@ -291,7 +307,8 @@ impl Transaction {
             let len = writing.value.len();
             self.writing_bytes -= len;
             let mut value = writing.value;
-            if self.written_bytes + len > self.bytes_max && len != 0 && !self.keep_all {
+            let may_drop = !self.keep_all || self.copies.contains_key(&oid);
+            if self.written_bytes + len > self.bytes_max && len != 0 && may_drop {
                 value = Value::Dropped;
             }
             self.written_bytes += value.len();

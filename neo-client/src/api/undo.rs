@@ -36,6 +36,9 @@ pub(super) fn undo(transaction: &mut Transaction, undone: Tid) -> Result<Vec<Oid
         }
         result => result?,
     };
+    if info.packed {
+        return Err(Error::Undo { reason: UNDOABLE, oid: None });
+    }
     let ttid = transaction.ttid;
     // An object may be undone or stored again in the same transaction: its data is then needed.
     transaction.client.shared.call(Call::KeepData { ttid })?;
@@ -120,6 +123,7 @@ fn undo_object(
         let call = Call::StoredData { ttid: transaction.ttid, oid };
         match transaction.client.shared.call(call)? {
             Answer::Data(data) => data,
+            Answer::CopyOf(serial) => Some(load(transaction, oid, serial).map_err(not_found)?),
             other => return Err(unexpected(&other)),
         }
     } else {

@@ -75,7 +75,13 @@ impl ClientCore {
 
     pub(super) fn stored_data(&self, io: &mut Io<'_, Self>, call: CallId, ttid: Ttid, oid: Oid) {
         let transaction = self.transactions.get(&ttid).ok_or(UNKNOWN);
-        io.reply(call, transaction.map(|transaction| Answer::Data(transaction.data(oid))));
+        io.reply(
+            call,
+            transaction.map(|transaction| match (transaction.data(oid), transaction.copy_of(oid)) {
+                (None, Some(serial)) => Answer::CopyOf(serial),
+                (data, _) => Answer::Data(data),
+            }),
+        );
     }
 
     // Store.
@@ -95,6 +101,7 @@ impl ClientCore {
             transaction.resolve(oid, committed);
         }
         transaction.set_deleted(oid, data.is_none() && data_serial.is_none());
+        transaction.set_copy(oid, data_serial);
         let value = data.map_or(Value::Nothing, Value::Data);
         self.write(io, call, ttid, packet, oid, serial, value);
     }

@@ -480,6 +480,16 @@ fn stores_wait_for_room() {
     let third = store(&mut world, t, 3, 0, &big);
     world.answer(&third[0], STORED);
     assert!(data(&mut world, 3));
+    // And unless it can be loaded from somewhere else: undoing a large transaction costs no more.
+    let mut call = store_call(t, oid(4), tid(60), big.into(), None);
+    let Call::Store { data_serial, .. } = &mut call else { panic!("not a store") };
+    *data_serial = Some(tid(50));
+    let call = world.call(call);
+    let fourth = world.next();
+    world.answer(&fourth, STORED);
+    assert!(matches!(world.reply(call), Ok(Answer::Done)));
+    let answer = world.ask(Call::StoredData { ttid: t, oid: oid(4) });
+    assert!(matches!(answer, Ok(Answer::CopyOf(serial)) if serial == tid(50)), "{answer:?}");
 }
 
 /// Aborting tells the storages that take part, and the master which ones do.
