@@ -295,6 +295,7 @@ impl Transactions {
                 }
                 let txn = self.transactions.get_mut(&ttid).expect("checked by the caller");
                 txn.items.insert(oid, item);
+                txn.dropped.remove(&oid);
                 lockless.then_some(Tid::ZERO)
             }
         };

@@ -45,7 +45,7 @@ mod spill;
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::Fault;
-use neo_common::protocol::{MsgId, Packet};
+use neo_common::protocol::{ErrorCode, MsgId, Packet};
 use neo_common::types::{ConnId, NodeId, Oid, Partition, Tid, Ttid};
 
 use crate::database::{Content, DataId, ObjectRecord, Refused, StoreCheck};
@@ -229,6 +229,9 @@ struct Transaction {
     /// Something of it was given to the database.
     in_database: bool,
     items: BTreeMap<Oid, Item>,
+    /// Objects whose lockless store was dropped because of a conflict. The client must store them
+    /// again: see `replicated.rs`.
+    dropped: BTreeSet<Oid>,
     /// Requests that are parked or waiting.
     pending_count: usize,
     /// Requests that wait for a lock, by object and arrival.
@@ -419,6 +422,7 @@ impl Transactions {
             metadata: false,
             in_database: false,
             items: BTreeMap::new(),
+            dropped: BTreeSet::new(),
             pending_count: 0,
             waiting: BTreeSet::new(),
             spill: None,
@@ -436,7 +440,8 @@ impl Transactions {
     /// Begins the vote. Call it again after [`VoteStep::Later`].
     ///
     /// # Errors
-    /// If the transaction is unknown, voted already, or has requests that are not answered.
+    /// If the transaction is unknown, voted already, or has requests that are not answered; or if it
+    /// has a conflict that nobody told its client.
     pub fn vote(&mut self, client: NodeId, ttid: Ttid, metadata: bool) -> Result<VoteStep, Fault> {
         let txn = self.transactions.get_mut(&ttid).filter(|txn| txn.client == client);
         let txn = txn.ok_or_else(|| unknown(ttid))?;
@@ -445,6 +450,13 @@ impl Transactions {
         }
         if txn.pending_count != 0 {
             return Err(Fault::protocol(format!("vote of ttid {ttid} before its last answer")));
+        }
+        if let Some(oid) = txn.dropped.first() {
+            // The cells that should have reported the conflict were discarded before. PROTOCOL_ERROR
+            // is what all clients understand, but there is no reason to close the connection.
+            let message = format!("conflict on oid {oid} was not reported by a readable cell");
+            log::warn!("vote of ttid {ttid} refused: {message}");
+            return Err(Fault::Error(ErrorCode::ProtocolError, message));
         }
         if txn.items.len() >= TRANSACTION_OIDS_MAX {
             return Err(Fault::protocol("too many modified OIDs"));

@@ -9,7 +9,9 @@
 //! 2. when no object of the partition is shared any more, the last revisions of these objects are
 //!    asked from the database;
 //! 3. then the stores are checked: those with a conflict are dropped, because readable cells report
-//!    the conflict and the client will store again; the others become locks like any other;
+//!    the conflict and the client will store again; the others become locks like any other. If these
+//!    cells were discarded before they reported it (the store was waiting there, and this one makes
+//!    them superfluous), nobody has the store: then the vote is refused here;
 //! 4. the master is told: this node does not rely on other cells any more to check locks.
 //!
 //! Step 3 waits for transactions that are being unlocked, because their own revision could be taken
@@ -59,6 +61,7 @@ impl Transactions {
         self.write_locks.retain(|oid, _| !is_gone(oid));
         let mut removed = Vec::<(_, Item)>::new();
         for (ttid, txn) in &mut self.transactions {
+            txn.dropped.retain(|oid| !is_gone(oid));
             let gone: Vec<Oid> = txn.items.keys().filter(|oid| is_gone(oid)).copied().collect();
             let items = gone.iter().filter_map(|oid| txn.items.remove(oid));
             removed.extend(items.map(|item| (*ttid, item)));
@@ -199,6 +202,7 @@ impl Transactions {
             self.release_lock(oid, None);
             let txn = self.transactions.get_mut(&ttid).expect("a lock has a transaction");
             let item = txn.items.remove(&oid).expect("a lock is for an item");
+            txn.dropped.insert(oid);
             self.drop_item(ttid, item);
         }
         true
