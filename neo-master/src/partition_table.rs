@@ -244,14 +244,14 @@ impl PartitionTable {
         if readable_count == row.len() {
             return feeding;
         }
-        // Normally at most one is discarded. If cells became non-readable since the last tweak,
-        // the number of readable ones must not go below what is wanted. The first to leave are the
-        // nodes that only feed.
+        // Normally at most one is discarded. The number of readable cells must not go below what is
+        // wanted (upstream: one less), in particular if some became non-readable since the last
+        // tweak. The first to leave are the nodes that only feed.
         feeding.sort_by_key(|nid| {
             let mut cells = self.table.cells_of(*nid);
             !cells.all(|(_, state)| state == CellState::Feeding)
         });
-        feeding.truncate(readable_count.saturating_sub(self.table.replicas() as usize));
+        feeding.truncate(readable_count.saturating_sub(self.table.replicas() as usize + 1));
         feeding
     }
 

@@ -208,15 +208,24 @@ fn feeding_cells_leave_one_by_one_and_those_that_only_feed_first() {
     pt.set_updatable(nid(3), &[0]);
     pt.set_updatable(nid(4), &[0]);
     let changes = pt.set_up_to_date(nid(3), 0).unwrap();
-    assert_eq!(changes[1..], [(0, nid(2), Discarded), (0, nid(1), Discarded)]);
+    assert_eq!(changes[1..], [(0, nid(2), Discarded)], "2 readable cells remain");
+    let changes = pt.set_up_to_date(nid(4), 0).unwrap();
+    assert_eq!(changes[1..], [(0, nid(1), Discarded)]);
 
+    // As many as before remain, if they were not enough.
     let mut pt = table(2, 2, &[&cells[..], &[(1, 1, UpToDate)]].concat());
     pt.set_updatable(nid(3), &[0]);
     pt.set_updatable(nid(4), &[0]);
-    let changes = pt.set_up_to_date(nid(3), 0).unwrap();
-    assert_eq!(changes[1..], [(0, nid(2), Discarded)]);
+    assert_eq!(pt.set_up_to_date(nid(3), 0).unwrap().len(), 1);
     let changes = pt.set_up_to_date(nid(4), 0).unwrap();
-    assert_eq!(changes[1..], [(0, nid(1), Discarded)]);
+    assert_eq!(changes[1..], [(0, nid(1), Discarded), (0, nid(2), Discarded)]);
+
+    // No replica.
+    let cells = [(0, 1, Feeding), (0, 2, Feeding), (0, 3, OutOfDate), (0, 4, OutOfDate)];
+    let mut pt = table(1, 0, &cells);
+    pt.set_updatable(nid(3), &[0]);
+    let changes = pt.set_up_to_date(nid(3), 0).unwrap();
+    assert_eq!(changes[1..], [(0, nid(1), Discarded), (0, nid(2), Discarded)]);
 }
 
 #[test]
