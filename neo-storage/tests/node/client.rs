@@ -377,6 +377,26 @@ fn undo() {
     assert_eq!((text(&data), data_serial), ("a".into(), Some(tid(10))));
 }
 
+/// A slow disk: the result of a load comes when the next operation has begun. The revision that was
+/// the last one when it was read is not any more.
+#[test]
+fn a_load_of_the_past_operation_does_not_lose_an_update() {
+    let mut node = Node::serving(1);
+    let client = node.client(1);
+    node.commit(client, 4, 10, &[(1, 0, "a")]);
+    node.hold_reads = true;
+    node.send(client, load(1));
+    let (job, done) = node.executor.read().unwrap().unwrap();
+    node.hold_reads = false;
+    node.commit(client, 11, 12, &[(1, 10, "b")]);
+    node.tell(Packet::StopOperation {});
+    node.operate(false);
+    node.job_done(job, done);
+    node.run();
+    let client = node.client(2);
+    assert_eq!(node.ask(client, store(13, 1, 10, "lost")), conflict(12));
+}
+
 /// Partitions that are not readable here are refused, whatever is in the database.
 #[test]
 fn client_reading_during_tweak() {

@@ -22,6 +22,9 @@ use crate::transactions::CellMode;
 /// A read that is on its way.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ReadAfter {
+    /// Operation that submitted it. What was read before the next one began says nothing of what
+    /// was committed in between.
+    epoch: u32,
     conn: ConnId,
     id: MsgId,
     what: ReadKind,
@@ -66,13 +69,14 @@ fn check_readable(operation: &Operation, partition: Partition) -> Handled {
 
 fn submit(
     operation: &mut Operation,
+    shared: &Shared,
     io: &mut Io<'_, Storage>,
     job: Read,
     (conn, id): (ConnId, MsgId),
     what: ReadKind,
 ) {
     operation.reads.begin(conn);
-    read(io, job, After::Read(ReadAfter { conn, id, what }));
+    read(io, job, After::Read(ReadAfter { epoch: shared.epoch, conn, id, what }));
 }
 
 pub(super) fn ask_object(
@@ -108,7 +112,7 @@ fn load(
     }
     let stamp = at.is_none().then(|| operation.transactions.last_tids.stamp());
     let job = Read::Load { partition, oid, at, before };
-    submit(operation, io, job, (conn, id), ReadKind::Object { oid, stamp });
+    submit(operation, shared, io, job, (conn, id), ReadKind::Object { oid, stamp });
     Ok(())
 }
 
@@ -166,7 +170,7 @@ pub(super) fn read_packet(
                 return operation.delayed.add_read(tid, DelayedRead { conn, id, packet });
             }
             let job = Read::Transaction { partition, tid };
-            submit(operation, io, job, (conn, id), ReadKind::Transaction { tid });
+            submit(operation, shared, io, job, (conn, id), ReadKind::Transaction { tid });
         }
         Packet::AskObjectHistory { oid, first, last } => {
             let length = length(first, last)?;
@@ -178,7 +182,7 @@ pub(super) fn read_packet(
             }
             let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
             let job = Read::History { partition, oid, offset: first, length };
-            submit(operation, io, job, (conn, id), ReadKind::History { oid, max_tid });
+            submit(operation, shared, io, job, (conn, id), ReadKind::History { oid, max_tid });
         }
         Packet::AskTIDs { first, last, partition } => {
             // Upstream does not wait. But a client that was told that its transaction is finished
@@ -197,7 +201,7 @@ pub(super) fn read_packet(
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::TidsFrom { partition, min_tid, max_tid, length };
-            submit(operation, io, job, (conn, id), ReadKind::TidsFrom { partition });
+            submit(operation, shared, io, job, (conn, id), ReadKind::TidsFrom { partition });
         }
         Packet::AskOIDsFrom { partition, length, min_oid, tid } => {
             check_readable(operation, partition)?;
@@ -207,7 +211,7 @@ pub(super) fn read_packet(
             }
             let length = length.min(READ_ROWS_MAX as u32);
             let job = Read::OidsFrom { partition, partitions, min_oid, tid, length };
-            submit(operation, io, job, (conn, id), ReadKind::Oids { partition });
+            submit(operation, shared, io, job, (conn, id), ReadKind::Oids { partition });
         }
         Packet::AskObjectUndoSerial { ttid, ltid, undone_tid, oids } => {
             ask_object_undo_serial(
@@ -242,7 +246,14 @@ fn ask_tids(
     };
     let max_tid = shared.backup_tid.unwrap_or(Tid::MAX);
     let what = ReadKind::Tids { partitions: partitions.clone(), max_tid };
-    submit(operation, io, Read::Tids { partitions, offset: first, length }, (conn, id), what);
+    submit(
+        operation,
+        shared,
+        io,
+        Read::Tids { partitions, offset: first, length },
+        (conn, id),
+        what,
+    );
     Ok(())
 }
 
@@ -281,15 +292,16 @@ fn ask_object_undo_serial(
     let stored = |oid: &Oid| (*oid, operation.transactions.stored_tid(ttid, *oid));
     let objects = oids.iter().map(stored).collect();
     let job = Read::FindUndo(UndoSearch { partitions, ltid: Some(ltid), undone_tid, objects });
-    submit(operation, io, job, (conn, id), ReadKind::Undo { oids });
+    submit(operation, shared, io, job, (conn, id), ReadKind::Undo { oids });
     Ok(())
 }
 
 /// The result of a read.
 pub(crate) fn read_done(app: &mut Storage, io: &mut Io<'_, Storage>, after: ReadAfter, done: Done) {
-    let ReadAfter { conn, id, what } = after;
+    let ReadAfter { epoch, conn, id, what } = after;
+    let is_current = epoch == app.shared.epoch;
     // Connections of a past operation are closed.
-    let Some((operation, shared)) = app.operation() else { return };
+    let Some((operation, shared)) = app.operation().filter(|_| is_current) else { return };
     let partitions = shared.table.partitions();
     let is_readable = |partition| operation.transactions.mode(partition) == CellMode::Readable;
     let packet = match what {
