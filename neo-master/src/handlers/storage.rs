@@ -82,9 +82,16 @@ impl Handler<Master> for RecoveryHandler {
         app: &mut Master,
         io: &mut Io<'_, Master>,
         conn: ConnId,
-        _: Lost,
-        _: Vec<Ticket>,
+        why: Lost,
+        tickets: Vec<Ticket>,
     ) {
+        // This handler stays as long as the storage has not answered, even if the phase changes: one
+        // without cells is not waited for, but it is asked more later.
+        match app.phase {
+            Phase::Verification(_) => return VerificationHandler.lost(app, io, conn, why, tickets),
+            Phase::Service | Phase::Backup(_) => return drop(drop_storage(app, io, conn)),
+            _ => {}
+        }
         let Master { cluster, phase, .. } = app;
         if let Some(key) = cluster.nm.unlink(conn)
             && cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down)
@@ -162,8 +169,10 @@ impl Handler<Master> for VerificationHandler {
         tickets: Vec<Ticket>,
     ) {
         // This handler stays as long as the storage has not answered, even if the phase changes.
-        if matches!(app.phase, Phase::Recovery(_)) {
-            return RecoveryHandler.lost(app, io, conn, why, tickets);
+        match app.phase {
+            Phase::Recovery(_) => return RecoveryHandler.lost(app, io, conn, why, tickets),
+            Phase::Service | Phase::Backup(_) => return drop(drop_storage(app, io, conn)),
+            _ => {}
         }
         if let (Phase::Verification(verification), Some(nid)) = (&mut app.phase, io.nid(conn)) {
             verification.storage_lost(nid);

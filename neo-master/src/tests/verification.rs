@@ -106,6 +106,25 @@ fn outdated_nodes_are_not_asked() {
     assert!(names.contains(&"AskLastIDs"));
 }
 
+/// A storage without cell does not answer what recovery asks, since its machine is dead: it is not
+/// waited for. In verification it is asked its last ids; then the loss is noticed.
+#[test]
+fn a_storage_lost_before_it_answered_recovery_is_not_waited_for() {
+    let mut h = Harness::new(options(1, 0));
+    let dead = h.storage(Some(s(2)), 2);
+    let storage = h.recovering(Some(s(1)), 1, Some(5));
+    let (id, _) = h.until(storage, "AskPartitionTable");
+    let table = Packet::AnswerPartitionTable { ptid: 5, replicas: 0, rows: rows("U") };
+    h.answer(storage, id, table);
+    answer_locked(&mut h, storage, &[]);
+    h.until(dead, "AskLastIDs");
+    let (id, _) = h.until(storage, "AskLastIDs");
+    h.answer(storage, id, no_ids());
+    assert!(h.names(storage).iter().all(|name| *name != "AskPackOrders"));
+    h.close(dead);
+    h.until(storage, "AskPackOrders");
+}
+
 /// The last readable cell is lost: back to recovery, and what was asked before means nothing in the
 /// next verification.
 #[test]
