@@ -265,6 +265,12 @@ impl Session {
         is_current: bool,
     ) -> Result<()> {
         let cannot = || Error::Undo { reason: "simulated application", oid: Some(oid) };
+        // A storage cannot tell an object that was created by the undone transaction from one whose
+        // earlier revisions were packed away since, as upstream: to undo would delete the object.
+        // Applications do not undo what they have packed.
+        if target.is_none() && self.scene.get().model.last_before(oid, undone).is_some() {
+            return Err(cannot());
+        }
         if is_current {
             let data = match target {
                 None => None,

@@ -110,10 +110,12 @@ impl SceneState {
                 | Error::Forked
                 | Error::WrongChecksum { .. }
                 | Error::TidNotFound(_)
-                | Error::Truncated
                 | Error::Unreachable
                 | Error::ReadOnly(_)
         );
+        // Nothing is ever truncated, but a client may find a former primary master that does not
+        // know yet that it lost its storages, and which is behind the new one.
+        let never = never || (self.has_one_master && matches!(error, Error::Truncated));
         let is_undo = matches!(error, Error::Undo { .. }) || error.is_key_error();
         if never || (self.strict && !is_conflict && !is_undo) {
             let text = format!("{what} fails with an error that must not be: {error:?}");

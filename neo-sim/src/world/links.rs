@@ -34,6 +34,8 @@ pub(super) struct End {
     arrival: Duration,
     /// Nothing more is delivered to this end.
     deaf: bool,
+    /// The connection was reset before the other end existed: it never will.
+    broken: bool,
     /// The process does not read; what arrives waits.
     paused: bool,
     /// What arrived and is not told yet.
@@ -54,6 +56,7 @@ impl End {
             conn,
             arrival: now,
             deaf: false,
+            broken: false,
             paused: false,
             waiting: VecDeque::new(),
             resuming: false,
@@ -87,9 +90,8 @@ impl World {
 
     pub(super) fn attempt(&mut self, link: LinkId, address: SocketAddr) {
         // The process may be gone, or have given up.
-        let Some(from) = self.end_mut(link, 0).filter(|end| !end.deaf).map(|end| end.host) else {
-            return;
-        };
+        let end = self.end_mut(link, 0).filter(|end| !end.deaf && !end.broken);
+        let Some(from) = end.map(|end| end.host) else { return };
         let target = (0..self.hosts.len()).map(HostId).find(|h| self.address(*h) == address);
         let hears = |w: &Self, to| !w.cuts.is_cut(from, to) && !w.cuts.is_cut(to, from);
         let accepts = target.filter(|to| self.is_running(*to) && hears(self, *to));
@@ -232,6 +234,10 @@ impl World {
         }
         self.reset(link, side);
         self.reset(link, 1 - side);
+        if let Some(Link { ends: [Some(end), None] }) = self.links.get_mut(&link) {
+            // Otherwise it would be accepted by a process that never hears of the end.
+            end.broken = true;
+        }
     }
 
     pub(super) fn host_of(&self, link: LinkId, side: usize) -> Option<HostId> {
