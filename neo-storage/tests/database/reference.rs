@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use ::mysql::prelude::Queryable;
 use flate2::read::DeflateDecoder;
 use neo_common::types::{Oid, Partition, Tid, Ttid, ZERO_HASH};
 use neo_storage::database::executor::Executor;
@@ -17,6 +18,8 @@ use neo_storage::database::*;
 use serde_json::{Value as Json, json};
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
+
+use crate::server::{self, Scratch};
 
 fn folder() -> PathBuf {
     let shared = std::env::var_os("NEO_SHARED").map(PathBuf::from);
@@ -34,18 +37,39 @@ fn manifest(name: &str) -> Json {
 /// A copy of a reference database.
 struct Reference {
     db: Executor<u32>,
-    directory: TempDir,
+    place: Place,
+}
+
+/// Where the copy is.
+enum Place {
+    Directory(TempDir),
+    Server(Scratch),
+}
+
+/// A file of the folder, maybe compressed.
+fn content(name: &str) -> Vec<u8> {
+    let path = folder().join(name);
+    match fs::read(&path) {
+        Ok(content) => content,
+        Err(_) => unzip(&fs::read(folder().join(format!("{name}.zip"))).unwrap()),
+    }
 }
 
 fn copy(name: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    let path = folder().join(format!("{name}.sqlite"));
-    let content = match fs::read(&path) {
-        Ok(content) => content,
-        Err(_) => unzip(&fs::read(path.with_extension("sqlite.zip")).unwrap()),
-    };
-    fs::write(directory.path().join("db"), content).unwrap();
+    fs::write(directory.path().join("db"), content(&format!("{name}.sqlite"))).unwrap();
     directory
+}
+
+/// Loads a dump. `None` if there is no server.
+fn load(name: &str) -> Option<Scratch> {
+    let scratch = Scratch::new()?;
+    let dump = String::from_utf8(content(&format!("{name}.mysql.sql"))).unwrap();
+    let mut connection = scratch.connect();
+    for statement in dump.split_inclusive(";\n") {
+        connection.query_drop(statement).unwrap();
+    }
+    Some(scratch)
 }
 
 /// The only file of a zip archive, found through the central directory.
@@ -78,7 +102,37 @@ impl Reference {
             ..sqlite::Options::default()
         };
         let db = Sqlite::open(&options).unwrap();
-        Self { db: Executor::new(Box::new(db)).unwrap(), directory }
+        Self { db: Executor::new(Box::new(db)).unwrap(), place: Place::Directory(directory) }
+    }
+
+    fn open_on_server(scratch: Scratch, cluster: &str) -> Self {
+        let db = scratch.open(cluster, false).unwrap();
+        Self { db: Executor::new(Box::new(db)).unwrap(), place: Place::Server(scratch) }
+    }
+
+    /// The databases of this name, of each kind that there is.
+    fn all(name: &str) -> Vec<Self> {
+        let cluster = |kind: &str| {
+            let file = format!("{name}.{kind}");
+            let exists = folder().join(format!("{file}.manifest.json")).exists();
+            exists.then(|| manifest(&file)["name"].as_str().unwrap().to_owned())
+        };
+        let mut all = Vec::new();
+        if let Some(cluster) = cluster("sqlite") {
+            all.push(Self::open(name, &cluster));
+        }
+        if let Some(cluster) = cluster("mysql") {
+            all.extend(load(name).map(|scratch| Self::open_on_server(scratch, &cluster)));
+        }
+        all
+    }
+
+    /// Kind of database, as in names of files.
+    fn kind(&self) -> &'static str {
+        match self.place {
+            Place::Directory(_) => "sqlite",
+            Place::Server(_) => "mysql",
+        }
     }
 
     fn write(&mut self, job: Write) -> Done {
@@ -92,7 +146,32 @@ impl Reference {
 
     /// Rows of a query on a connection of its own, as JSON.
     fn query(&self, sql: &str) -> Vec<Json> {
-        let connection = rusqlite::Connection::open(self.directory.path().join("db")).unwrap();
+        match &self.place {
+            Place::Directory(directory) => Self::query_file(directory, sql),
+            Place::Server(scratch) => Self::query_server(scratch, sql),
+        }
+    }
+
+    fn query_server(scratch: &Scratch, sql: &str) -> Vec<Json> {
+        let sql = sql.replace("partition", "`partition`");
+        let rows: Vec<::mysql::Row> = scratch.connect().exec(sql, ()).unwrap();
+        let cell = |value: ::mysql::Value| match value {
+            ::mysql::Value::NULL => Json::Null,
+            ::mysql::Value::Int(number) => number.into(),
+            ::mysql::Value::UInt(number) => number.into(),
+            ::mysql::Value::Bytes(bytes) => hex(&bytes).to_uppercase().into(),
+            value => panic!("{value:?}"),
+        };
+        let row = |row: ::mysql::Row| {
+            let columns = row.columns();
+            let names = columns.iter().map(|column| column.name_str().into_owned());
+            names.zip(row.unwrap()).map(|(name, value)| (name, cell(value))).collect()
+        };
+        rows.into_iter().map(row).collect()
+    }
+
+    fn query_file(directory: &TempDir, sql: &str) -> Vec<Json> {
+        let connection = rusqlite::Connection::open(directory.path().join("db")).unwrap();
         let mut statement = connection.prepare(sql).unwrap();
         let names: Vec<_> = statement.column_names().map(String::from).collect();
         let rows = statement.query_map([], |row| {
@@ -318,8 +397,10 @@ fn check_tables(reference: &Reference, manifest: &Json) {
     }
     let pt = reference.query("SELECT partition, nid, tid, pack FROM pt ORDER BY partition, nid");
     assert_eq!(json!(pt), manifest["pt"]);
-    let integrity = reference.query("PRAGMA integrity_check");
-    assert_eq!(integrity[0]["integrity_check"], json!(hex(b"ok").to_uppercase()));
+    if reference.kind() == "sqlite" {
+        let integrity = reference.query("PRAGMA integrity_check");
+        assert_eq!(integrity[0]["integrity_check"], json!(hex(b"ok").to_uppercase()));
+    }
     if manifest.get("objects").is_some() {
         for (text, revisions) in manifest["objects"].as_object().unwrap() {
             let sql = format!("SELECT data_id FROM obj WHERE oid={} ORDER BY tid", oid(text).get());
@@ -332,36 +413,54 @@ fn check_tables(reference: &Reference, manifest: &Json) {
 
 #[test]
 fn every_database_is_served_as_its_manifest_says() {
-    let mut count = 0;
+    let (mut sqlite, mut mysql) = (0, 0);
     for entry in fs::read_dir(folder()).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let Some(name) = name.strip_suffix(".sqlite.manifest.json") else { continue };
-        let manifest = manifest(&format!("{name}.sqlite"));
-        println!("{name}");
-        let mut reference = Reference::open(name, manifest["name"].as_str().unwrap());
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let Some(file) = file.strip_suffix(".manifest.json") else { continue };
+        let manifest = manifest(file);
+        let cluster = manifest["name"].as_str().unwrap_or_default();
+        println!("{file}");
+        let mut reference = match file.rsplit_once('.') {
+            Some((name, "sqlite")) => {
+                sqlite += 1;
+                Reference::open(name, cluster)
+            }
+            Some((name, "mysql")) => {
+                let Some(scratch) = load(name) else { continue };
+                mysql += 1;
+                Reference::open_on_server(scratch, cluster)
+            }
+            _ => continue,
+        };
         check_tables(&reference, &manifest);
         check(&mut reference.db, &manifest);
         let orphans = reference.query(
-            "SELECT id FROM data WHERE id NOT IN (SELECT data_id FROM obj WHERE data_id NOTNULL)",
+            "SELECT id FROM data WHERE NOT EXISTS (SELECT 1 FROM obj WHERE data_id=id) ORDER BY id",
         );
         let orphans: Vec<_> = orphans.iter().map(|row| row["id"].clone()).collect();
         assert_eq!(json!(orphans), manifest["orphan_data_ids"]);
-        count += 1;
     }
-    assert!(count >= 13, "{count} databases");
+    assert!(sqlite >= 13, "{sqlite} databases");
+    assert!(mysql >= 5 || !server::is_available(), "{mysql} databases");
 }
 
 /// A storage that gets everything by replication serves the same, whatever the backend.
 #[test]
-fn databases_are_replicated_to_memory() {
-    for name in ["main", "dedup", "packs-S1", "packs-S3", "big"] {
-        let manifest = manifest(&format!("{name}.sqlite"));
-        let cluster = manifest["name"].as_str().unwrap();
-        let mut source = Reference::open(name, cluster);
-        let memory = Memory::open(&Disk::new(), cluster, memory::Options::default()).unwrap();
-        let mut target = Executor::new(Box::new(memory)).unwrap();
-        replicate(&mut source, &mut target, &manifest);
-        check(&mut target, &manifest);
+fn databases_are_replicated() {
+    for name in ["main", "dedup", "packs-S1", "packs-S2", "packs-S3", "big"] {
+        for mut source in Reference::all(name) {
+            let manifest = manifest(&format!("{name}.{}", source.kind()));
+            let cluster = manifest["name"].as_str().unwrap();
+            let memory = Memory::open(&Disk::new(), cluster, memory::Options::default()).unwrap();
+            let mut target = Executor::new(Box::new(memory)).unwrap();
+            replicate(&mut source, &mut target, &manifest);
+            check(&mut target, &manifest);
+            let Some(scratch) = Scratch::new() else { continue };
+            let db = scratch.open(cluster, name == "dedup").unwrap();
+            let mut target = Executor::new(Box::new(db)).unwrap();
+            replicate(&mut source, &mut target, &manifest);
+            check(&mut target, &manifest);
+        }
     }
 }
 
@@ -420,20 +519,27 @@ fn unfinished_transactions_are_verified() {
     // On the node without metadata, the tid comes from the other one.
     let others = [("unfinished2-S2", "unfinished2-S1")];
     for name in ["unfinished", "unfinished2-S1", "unfinished2-S2"] {
-        let manifest = |name: &str| manifest(&format!("{name}.sqlite"));
-        let before = manifest(name);
-        let mut reference = Reference::open(name, before["name"].as_str().unwrap());
-        let source = others.iter().find(|(other, _)| *other == name).map_or(name, |(_, s)| s);
-        for (ttid, tid_or_null) in manifest(source)["unfinished"].as_object().unwrap() {
-            if !tid_or_null.is_null() {
-                let ttid = Ttid::new(oid(ttid).get());
-                reference.write(Write::Validate { ttid, tid: tid(tid_or_null) });
+        for mut reference in Reference::all(name) {
+            let source = others.iter().find(|(other, _)| *other == name).map_or(name, |(_, s)| s);
+            let source = manifest(&format!("{source}.{}", reference.kind()));
+            for (ttid, tid_or_null) in source["unfinished"].as_object().unwrap() {
+                if !tid_or_null.is_null() {
+                    let ttid = Ttid::new(oid(ttid).get());
+                    reference.write(Write::Validate { ttid, tid: tid(tid_or_null) });
+                }
             }
+            reference.write(Write::DropUnfinished);
+            let mut after = manifest(&format!("{name}.after"));
+            if reference.kind() == "mysql" {
+                // What is different is whose database it is.
+                let before = manifest(&format!("{name}.mysql"));
+                for key in ["own_nid", "pt", "cell_next_tids", "packed_ids"] {
+                    after[key] = before[key].clone();
+                }
+            }
+            check_tables(&reference, &after);
+            check(&mut reference.db, &after);
         }
-        reference.write(Write::DropUnfinished);
-        let after = self::manifest(&format!("{name}.after"));
-        check_tables(&reference, &after);
-        check(&mut reference.db, &after);
     }
 }
 
