@@ -32,6 +32,11 @@ impl Ctl {
         Self { admin, dialog, first: Some(first) }
     }
 
+    /// Prints in JSON, if it is a `print` command.
+    pub fn in_json(self) -> Self {
+        Self { dialog: self.dialog.in_json(), ..self }
+    }
+
     fn step(&mut self, io: &mut Io<'_, Self>, conn: ConnId, step: Step) {
         match step {
             // If the connection is gone, its loss tells.

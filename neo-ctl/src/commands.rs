@@ -115,6 +115,10 @@ pub enum CommandError {
     ClusterState(String),
     /// A negative number of replicas, or too many.
     Replicas,
+    /// A command of version 0.9, and what replaces it.
+    Old(String, &'static str),
+    /// `--json` for a command that does not print.
+    Json,
 }
 
 impl fmt::Display for CommandError {
@@ -125,6 +129,11 @@ impl fmt::Display for CommandError {
                 write!(f, "incomplete command: {command} {}", words.join("|"))
             }
             Self::Arguments(syntax) => write!(f, "wrong number of arguments: {syntax}"),
+            Self::Node(text) if is_uuid(text) => write!(
+                f,
+                "invalid node: '{text}' (nodes had such ids in NEO 0.9; they are shown by 'print \
+                 node' as a letter and a number: S1)"
+            ),
             Self::Node(text) => {
                 write!(f, "invalid node: '{text}' (a letter among A, C, M, S and a number: S1)")
             }
@@ -143,13 +152,36 @@ impl fmt::Display for CommandError {
             Self::ClusterState(text) => write!(f, "invalid cluster state: '{text}'"),
             // The only one for which upstream has a message.
             Self::Replicas => f.write_str("invalid number of replicas"),
+            Self::Old(command, now) => {
+                write!(f, "invalid command: {command}: this was of NEO 0.9, {now}")
+            }
+            Self::Json => f.write_str("--json is for print commands"),
         }
     }
 }
 impl std::error::Error for CommandError {}
 
+/// An id of a node of version 0.9.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 const PRINT: &[&str] = &["ids", "pt", "node", "cluster", "primary", "summary"];
 const SET: &[&str] = &["cluster", "replicas"];
+
+/// Removes `--json` from the words of a `print` command, where it may be anywhere. `option`: it was
+/// given before the command. Returns the other words, and whether it was there.
+///
+/// # Errors
+/// If it was given before another command.
+pub fn take_json(args: &[String], option: bool) -> Result<(Vec<String>, bool), CommandError> {
+    if args.first().is_some_and(|word| word == "print") {
+        let words: Vec<String> = args.iter().filter(|word| *word != "--json").cloned().collect();
+        let json = option || words.len() < args.len();
+        return Ok((words, json));
+    }
+    if option { Err(CommandError::Json) } else { Ok((args.to_vec(), false)) }
+}
 
 /// Understands a command.
 ///
@@ -174,6 +206,11 @@ pub fn parse(args: &[String]) -> Result<Command, CommandError> {
                 Err(_) => error,
             })
         }
+        // Its DOWN was a removal or a stop, depending on what followed: not to be guessed.
+        ["set", "node", ..] => Err(CommandError::Old(
+            args.join(" "),
+            "use 'add', 'kill' or 'drop' with a node as 'print node' shows it",
+        )),
         ["check", ref rest @ ..] => parse_check(rest),
         ["start", ref rest @ ..] => {
             nothing(rest, "start")?;
@@ -354,6 +391,23 @@ mod tests {
         }
     }
 
+    /// `--json` may be anywhere, for what prints.
+    #[test]
+    fn json() {
+        let take = |line: &str, option| {
+            let args: Vec<String> = line.split_whitespace().map(Into::into).collect();
+            take_json(&args, option).map(|(words, json)| (words.join(" "), json))
+        };
+        for line in ["print --json pt 1", "print pt --json 1", "print pt 1 --json"] {
+            assert_eq!(take(line, false), Ok(("print pt 1".into(), true)), "{line}");
+        }
+        assert_eq!(take("print pt 1", true), Ok(("print pt 1".into(), true)));
+        assert_eq!(take("print pt 1", false), Ok(("print pt 1".into(), false)));
+        assert_eq!(take("drop S1", true), Err(CommandError::Json));
+        assert_eq!(take("drop --json", false), Ok(("drop --json".into(), false)));
+        assert_eq!(take("", false), Ok((String::new(), false)));
+    }
+
     /// Each mistake has its message; those of upstream are upstream's.
     #[test]
     fn mistakes() {
@@ -362,7 +416,11 @@ mod tests {
             ("foo", "invalid command: foo"),
             ("foo bar", "invalid command: foo bar"),
             ("print foo", "invalid command: print foo"),
-            ("set node S1 DOWN", "invalid command: set node S1 DOWN"),
+            (
+                "set node S1 DOWN",
+                "invalid command: set node S1 DOWN: this was of NEO 0.9, use 'add', 'kill' or \
+                 'drop' with a node as 'print node' shows it",
+            ),
             ("print", "incomplete command: print ids|pt|node|cluster|primary|summary"),
             ("set", "incomplete command: set cluster|replicas"),
             ("set replicas -1", "invalid number of replicas"),

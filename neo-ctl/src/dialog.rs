@@ -19,7 +19,7 @@ use neo_common::protocol::{ErrorCode, NodeEntry, NodeState, NodeType, Packet, Ro
 use neo_common::types::{NodeId, Ptid, Tid, nid_str};
 
 use crate::commands::{CheckedPartitions, Command, Storages};
-use crate::output;
+use crate::{json, output};
 use crate::usage::USAGE;
 
 /// What to do next.
@@ -51,6 +51,8 @@ enum State {
 pub struct Dialog {
     command: Command,
     state: State,
+    /// Print for programs.
+    json: bool,
 }
 
 /// Success with a text, to which Python adds a line end.
@@ -82,7 +84,12 @@ impl Dialog {
     /// Begins. Nothing needs to be asked if the command is [`Command::Usage`].
     pub fn start(command: Command) -> (Self, Step) {
         let step = first(&command);
-        (Self { command, state: State::First }, step)
+        (Self { command, state: State::First, json: false }, step)
+    }
+
+    /// Prints in JSON, if it is a `print` command.
+    pub fn in_json(self) -> Self {
+        Self { json: true, ..self }
     }
 
     /// Goes on with an answer, an `Error` included.
@@ -94,7 +101,9 @@ impl Dialog {
         let state = std::mem::replace(&mut self.state, State::Last);
         let step = match state {
             State::First => self.first_answer(packet),
-            State::LastIds { ptid, backup_tid } => last_ids(ptid, backup_tid, &packet),
+            State::LastIds { ptid, backup_tid } => {
+                last_ids(ptid, backup_tid, &packet, self.json)
+            }
             State::Nodes { header, rows } => nodes(header, &rows, &packet),
             State::Last => None,
         };
@@ -115,7 +124,25 @@ impl Dialog {
 
     /// The answer to the first request; `None` if it is not one.
     fn first_answer(&mut self, packet: Packet) -> Option<Step> {
+        let json = self.json;
         Some(match (&self.command, packet) {
+            (Command::PrintCluster, Packet::AnswerClusterState { state }) if json => {
+                success(json::cluster(state))
+            }
+            (Command::PrintPrimary, Packet::AnswerPrimary { nid }) if json => {
+                success(json::primary(nid))
+            }
+            (Command::PrintNode(_), Packet::AnswerNodeList { nodes }) if json => {
+                success(json::nodes(&nodes))
+            }
+            (
+                Command::PrintSummary,
+                Packet::AnswerMonitorInformation { warnings, problems, summary },
+            ) if json => success(json::summary(&warnings, &problems, &summary)),
+            (
+                &Command::PrintPt { first, .. },
+                Packet::AnswerPartitionList { ptid, replicas, rows },
+            ) if json => success(json::pt(ptid, replicas, first, &rows)),
             (Command::FlushLog, Packet::Pong {}) => silence(),
             (Command::PrintCluster, Packet::AnswerClusterState { state }) => {
                 success(state.map_or_else(|| "None".to_owned(), |state| state.to_string()))
@@ -227,16 +254,22 @@ fn nids(nodes: &[NodeEntry]) -> Vec<NodeId> {
     nodes.iter().filter_map(|entry| entry.2).collect()
 }
 
-fn last_ids(ptid: Option<Ptid>, backup_tid: Option<Tid>, packet: &Packet) -> Option<Step> {
-    match (backup_tid, packet) {
-        (Some(backup_tid), Packet::AnswerLastTransaction { tid }) => {
-            Some(success(output::backup_ids(backup_tid, *tid, ptid)))
-        }
-        (None, Packet::AnswerLastIDs { last_tid, last_oid, .. }) => {
-            Some(success(output::ids(*last_oid, *last_tid, ptid)))
-        }
-        _ => None,
-    }
+fn last_ids(
+    ptid: Option<Ptid>,
+    backup_tid: Option<Tid>,
+    packet: &Packet,
+    json: bool,
+) -> Option<Step> {
+    let (last_oid, last_tid) = match (backup_tid, packet) {
+        (Some(_), Packet::AnswerLastTransaction { tid }) => (None, Some(*tid)),
+        (None, Packet::AnswerLastIDs { last_tid, last_oid, .. }) => (*last_oid, *last_tid),
+        _ => return None,
+    };
+    Some(success(match (json, backup_tid, last_tid) {
+        (true, ..) => json::ids(last_oid, last_tid, ptid, backup_tid),
+        (false, Some(backup_tid), Some(last_tid)) => output::backup_ids(backup_tid, last_tid, ptid),
+        _ => output::ids(last_oid, last_tid, ptid),
+    }))
 }
 
 fn nodes(header: Option<(Option<Ptid>, u32)>, rows: &Rows, packet: &Packet) -> Option<Step> {

@@ -20,6 +20,7 @@ pub mod app;
 pub mod arguments;
 pub mod commands;
 pub mod dialog;
+pub mod json;
 pub mod output;
 pub mod usage;
 

@@ -28,7 +28,8 @@ fn run() -> Result<net::Exit, Exit> {
     let file_level = LevelFilter::Trace;
     let log = LogOptions { file: options.logfile, file_level, ..LogOptions::default() };
     logging::setup(&log).map_err(|why| Exit::failure(PROGRAM, format_args!("log file: {why}")))?;
-    let command = commands::parse(&options.command).map_err(failure)?;
+    let (words, json) = commands::take_json(&options.command, options.json).map_err(failure)?;
+    let command = commands::parse(&words).map_err(failure)?;
     if command == Command::Usage
         && let (_, Step::End(exit)) = Dialog::start(command.clone())
     {
@@ -39,7 +40,8 @@ fn run() -> Result<net::Exit, Exit> {
     }
     let address = options.address;
     let admin = address.resolve().map_err(|why| error(format_args!("{address}: {why}")))?;
-    let engine = Engine::new(Ctl::new(admin, command), clock::seed());
+    let ctl = Ctl::new(admin, command);
+    let engine = Engine::new(if json { ctl.in_json() } else { ctl }, clock::seed());
     net::run(engine, Options::default(), |_| Terminal).map_err(error)
 }
 

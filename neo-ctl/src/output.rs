@@ -9,6 +9,8 @@ use neo_common::protocol::{NodeEntry, NodeState, Rows};
 use neo_common::time::DateTime;
 use neo_common::types::{NodeId, Oid, Partition, Ptid, Tid};
 
+use crate::json;
+
 /// `print node`
 pub fn nodes(nodes: &[NodeEntry]) -> String {
     if nodes.is_empty() { "Empty list!".into() } else { format_nodes(nodes).join("\n") }
@@ -88,36 +90,12 @@ pub fn summary(warnings: &[Option<String>], problems: &[Option<String>], summary
         .map(|(severity, names)| {
             let names: Vec<String> = names
                 .iter()
-                .map(|name| name.as_ref().map_or_else(|| "null".into(), |name| json_string(name)))
+                .map(|name| name.as_ref().map_or_else(|| "null".into(), |name| json::string(name)))
                 .collect();
             format!("\"{severity}\": [{}]", names.join(", "))
         })
         .collect();
     format!("# {{{}}}\n{summary}", severities.join(", "))
-}
-
-/// A string in JSON, ASCII only, as Python's json module writes it.
-fn json_string(text: &str) -> String {
-    let mut json = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\n' => json.push_str("\\n"),
-            '\r' => json.push_str("\\r"),
-            '\t' => json.push_str("\\t"),
-            '\u{8}' => json.push_str("\\b"),
-            '\u{c}' => json.push_str("\\f"),
-            ' '..='~' => json.push(c),
-            _ => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    json.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    json.push('"');
-    json
 }
 
 #[cfg(test)]

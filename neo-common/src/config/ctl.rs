@@ -22,6 +22,8 @@ pub struct CtlOptions {
     pub logfile: Option<PathBuf>,
     /// Encryption.
     pub tls: Option<TlsFiles>,
+    /// Print for programs.
+    pub json: bool,
     /// The command with its arguments, as they are.
     pub command: Vec<String>,
 }
@@ -32,6 +34,7 @@ pub fn table() -> Table {
     options.extend([
         Opt::value(Some('a'), "address", "ADDRESS", "address of an admin node")
             .default("127.0.0.1:9999"),
+        Opt::flag(None, "json", "print in JSON; only for print commands").ours(),
         Opt::value(None, "handler", "NAME", "(obsolete) ignored").old(),
     ]);
     Table {
@@ -56,6 +59,7 @@ impl CtlOptions {
             address: address.ok_or_else(|| settings.error("argument -a/--address: missing"))?,
             logfile: settings.path("logfile")?,
             tls: tls(&settings)?,
+            json: settings.flag("json")?,
             command: settings.positionals().to_vec(),
         };
         Ok(settings.loaded(options))
