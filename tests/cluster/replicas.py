@@ -28,21 +28,24 @@ def cells(cluster):
     return {nid: row for nid, _, row in rows}
 
 
-def all_up_to_date(cluster, replicas):
-    """Whether each partition has all its copies, nothing more and nothing less."""
+def all_up_to_date(cluster, replicas, without=None):
+    """Whether each partition has all its copies, nothing more and nothing less.
+
+    `without`: a storage that is about to leave, whose cells do not count.
+    """
     table = cells(cluster)
     if not table:
         return False
-    columns = list(zip(*table.values()))
+    columns = list(zip(*(row for nid, row in table.items() if nid != without)))
     return all(set(x) <= {'U', '.'} and x.count('U') == replicas + 1 for x in columns)
 
 
-def wait_all_up_to_date(cluster, replicas, timeout):
+def wait_all_up_to_date(cluster, replicas, timeout, without=None):
     seen = []
 
     def reached():
         seen.append(cells(cluster))
-        return all_up_to_date(cluster, replicas)
+        return all_up_to_date(cluster, replicas, without)
     try:
         wait_for(reached, 'all cells to be up to date', timeout, .2)
     except TimeoutError as e:

@@ -11,6 +11,7 @@ each fault; in the end, all copies are equal.
 
 NEO_TESTS_REPLICA_ROUNDS: kills and pauses (default 8; before a release, 200).
 NEO_TESTS_CUT_ROUNDS: network losses (default 3; before a release, 50).
+NEO_TESTS_CUTS: how long, in seconds, to choose from.
 NEO_TESTS_SEED: what is done (default: drawn, and printed).
 """
 
@@ -34,7 +35,7 @@ REPLICAS = 1
 BACK_WITHIN = 15    # seconds
 PAUSE = 5
 # Most cuts are shorter than what it takes TCP to give up.
-CUTS = 3, 5, 5, 10, 10, 20, 40, 100
+CUTS = [float(x) for x in os.environ.get('NEO_TESTS_CUTS', '3 5 5 10 10 20 40 100').split()]
 STORAGES_MIN, STORAGES_MAX = 4, 6
 # A replication starts again after each fault.
 REPLICATED_WITHIN = 120
@@ -59,6 +60,10 @@ class Administrator:
         text = (result.stdout + result.stderr).strip().replace('\n', ' / ')
         print(f'    neoctl {" ".join(args)}: {text}', flush=True)
         return not result.returncode
+
+    @property
+    def leaving_nid(self):
+        return self.leaving and nid_of(self.cluster, self.leaving)
 
     def step(self):
         if self.joining:
@@ -91,16 +96,13 @@ class Administrator:
 
     def leave(self):
         nid = nid_of(self.cluster, self.leaving)
-        table = cells(self.cluster)
-        if table is None:
-            return
-        if set(table.get(nid, '.')) != {'.'}:
+        if not all_up_to_date(self.cluster, REPLICAS, without=nid):
             self.ctl('tweak', nid)
             return
-        # No more data, nobody needs it.
+        # Nobody needs its data any more.
         if self.leaving.alive:
             self.leaving.kill9()
-            wait_for(lambda: ('DOWN' in x for x in self.cluster.node_list() if x[0] == nid),
+            wait_for(lambda: any(x[0] == nid and x[3] == 'DOWN' for x in self.cluster.node_list()),
                      'the master to notice')
         if self.ctl('drop', nid):
             self.members.remove(self.leaving)
@@ -129,7 +131,7 @@ def cut(rng, node, cluster):
     cluster.network.cut(node.name)
     try:
         duration = rng.choice(CUTS)
-        print(f' for {duration} s', end='', flush=True)
+        print(f' for {duration:g} s', end='', flush=True)
         time.sleep(duration)
     finally:
         cluster.network.mend(node.name)
@@ -165,13 +167,16 @@ def disturb(cluster, rounds, faults):
             administrator.step()
             if rng.random() < .5:
                 # As an administrator would: no second fault before the first one is mended.
-                wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN)
+                wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN, administrator.leaving_nid)
             else:
                 load.wait_progress(rng.randint(1, 40), PATIENCE)
             if number % 10 == 9:
                 load.check_snapshot()
-        wait_for(lambda: all_up_to_date(cluster, REPLICAS) or cluster.ctl_run('tweak') and None,
-                 'all cells to be up to date', REPLICATED_WITHIN, 1)
+        while administrator.joining or administrator.leaving:
+            administrator.step()
+            time.sleep(1)
+        cluster.ctl('tweak')
+        wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN)
         load.check_snapshot()
         load.stop()
     print(f"{len(load.outcomes['acked'])} transactions acknowledged, "
