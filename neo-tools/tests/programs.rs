@@ -221,6 +221,30 @@ fn bench_of_a_running_cluster() {
     assert!(!table.contains("commit 3"));
 }
 
+/// Loads from Python are measured by the interpreter: its figures are taken, its failure is told.
+#[test]
+fn bench_of_python() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Simple::start(directory.path(), &[]);
+    let (masters, python) = (cluster.master.to_string(), directory.path().join("python"));
+    let run = |program: &str| {
+        fs::write(&python, format!("#!/bin/sh\nread oid\n{program}\n")).unwrap();
+        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+        let args = ["--quick", "--cluster", "neo", "--force", "--only", "load", "--masters"];
+        bench(&args).arg(&masters).arg("--python").arg(&python).output().unwrap()
+    };
+    let output = run("[ ${#oid} = 16 ] && echo 11.5 12.5 13.5 && echo 14.5 15.5");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let (_, table) = table.split_once("\nload 4 KiB, one after the other, from Python\n").unwrap();
+    for figure in ["11.5", "12.5", "13.5", "14.5", "15.5", "8 threads of Python"] {
+        assert!(table.contains(figure), "{figure}: {table}");
+    }
+    let output = run("exit 3");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("python: exit status: 3, without figures"), "{stderr}");
+}
+
 /// Executables that do the same whatever they are asked, for [`bench`].
 fn programs(directory: &Path, script: &str) {
     for name in ["neomaster", "neostorage", "neoadmin"] {

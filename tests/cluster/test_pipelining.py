@@ -6,6 +6,7 @@ for them. So nothing here depends on how fast the machine is, but the last test,
 which needs a free core.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import transaction
 from ZODB.utils import p64, u64, z64
 
-from cluster import PATIENCE, wait_for
+from cluster import PATIENCE, run, wait_for
 from proxy import DOWN, UP, Network
 from test_trouble import Task, commit
 
@@ -257,3 +258,17 @@ def test_loads_leave_the_interpreter_to_others(cluster):
         if min(alone, again) > .9 * max(alone, again) and idle_cores(.5) >= min(cores, 2) - .4:
             pytest.fail(str(tried))
     pytest.skip(f'no core is free: {tried}')
+
+
+def test_neobench_measures_python():
+    """`neobench --python` measures loads from this interpreter beside those of the Rust client."""
+    result = run('neobench', '--quick', '--only', 'load', '--json', '--python', sys.executable,
+                 timeout=120)
+    assert result.returncode == 0, result.stderr
+    figures = {(x['group'], x['name']): x['median'][0]
+               for x in json.loads(result.stdout)['figures']}
+    for group in ('load 4 KiB, one after the other', 'load 4 KiB, one after the other, from Python',
+                  'load 4 KiB, 8 threads of Python'):
+        cost = figures[group, 'CPU of client per load']
+        print(f'{group}: {cost:.2f} µs')
+        assert cost > 0

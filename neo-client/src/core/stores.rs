@@ -77,9 +77,11 @@ impl ClientCore {
         let transaction = self.transactions.get(&ttid).ok_or(UNKNOWN);
         io.reply(
             call,
-            transaction.map(|transaction| match (transaction.data(oid), transaction.copy_of(oid)) {
-                (None, Some(serial)) => Answer::CopyOf(serial),
-                (data, _) => Answer::Data(data),
+            transaction.map(|transaction| {
+                match (transaction.data(oid), transaction.copy_of(oid)) {
+                    (None, Some(serial)) => Answer::CopyOf(serial),
+                    (data, _) => Answer::Data(data),
+                }
             }),
         );
     }

@@ -65,6 +65,8 @@ pub struct BenchOptions {
     pub rounds: Option<u32>,
     /// What is measured, without repetition.
     pub workloads: Vec<Workload>,
+    /// Interpreter with the Python package, to load from Python too.
+    pub python: Option<PathBuf>,
     /// Less data and time: the figures are rough.
     pub quick: bool,
     /// Print JSON instead of a table.
@@ -103,6 +105,12 @@ pub fn table() -> Table {
         Opt::value(None, "partitions", "NUMBER", "number of partitions").default("12"),
         Opt::value(None, "rounds", "NUMBER", "how many times to measure, for the median"),
         Opt::value(None, "only", "LIST", "some of import, iterate, load, commit"),
+        Opt::value(
+            None,
+            "python",
+            "PROGRAM",
+            "interpreter that has the Python package `neo`: measure loads from there too",
+        ),
         Opt::flag(Some('q'), "quick", "less data and time: rough figures"),
         Opt::flag(None, "json", "print JSON instead of a table"),
     ];
@@ -138,6 +146,7 @@ impl BenchOptions {
             partitions: count("partitions", PARTITIONS_MAX)?.unwrap_or(1),
             rounds: count("rounds", ROUNDS_MAX)?,
             workloads: workloads(&settings)?,
+            python: settings.path("python")?,
             quick: settings.flag("quick")?,
             json: settings.flag("json")?,
         };

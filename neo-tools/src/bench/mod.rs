@@ -20,6 +20,7 @@ mod figures;
 mod machine;
 #[allow(unsafe_code)] // Explained there.
 mod process;
+mod python;
 mod report;
 mod signals;
 mod workloads;
@@ -94,7 +95,7 @@ fn measure(options: &BenchOptions, scale: &Scale, targets: &[Target]) -> Result<
     let mut sheet = Sheet::new(targets.len());
     let mut benches = Vec::new();
     for target in targets {
-        benches.push(Bench::new(target, scale)?);
+        benches.push(Bench::new(target, scale, options.python.as_deref())?);
     }
     let needs_objects = |workload| matches!(workload, Workload::Load | Workload::Iterate);
     let mut is_filled = false;

@@ -7,10 +7,12 @@
 //! | fill | (not timed) writes the objects that are loaded and iterated |
 //! | iterate | one client reads all transactions that were written so far, with their data |
 //! | load | one client loads objects in random order, without cache: one after the other, then pipelined |
+//! | | with an interpreter: the same from Python, one after the other, then by 8 threads |
 //! | commit | 1, 8, 32 clients, a thread each, commit transactions with new objects |
 //!
 //! Data is random: neither the client nor a database can compress it.
 
+use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ use neo_common::types::{Oid, Tid};
 
 use super::cluster::Target;
 use super::figures::{Better, Column, Latencies};
-use super::process;
+use super::{process, python};
 use crate::migrate::Failure;
 
 /// Bytes of an object that is loaded.
@@ -75,6 +77,8 @@ impl Scale {
 pub struct Bench<'a> {
     target: &'a Target,
     scale: &'a Scale,
+    /// Interpreter.
+    python: Option<&'a Path>,
     client: Client,
     prng: Prng,
     /// What was there before.
@@ -84,14 +88,18 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Connects.
+    /// Connects. `python`: interpreter to load with too, if any.
     ///
     /// # Errors
     /// Those of the client.
-    pub fn new(target: &'a Target, scale: &'a Scale) -> Result<Self, Failure> {
+    pub fn new(
+        target: &'a Target,
+        scale: &'a Scale,
+        python: Option<&'a Path>,
+    ) -> Result<Self, Failure> {
         let client = target.client()?;
         let start = client.last_tid()?;
-        Ok(Self { target, scale, client, prng: Prng::new(0), start, objects: Vec::new() })
+        Ok(Self { target, scale, python, client, prng: Prng::new(0), start, objects: Vec::new() })
     }
 
     /// Does something once.
@@ -201,7 +209,10 @@ impl<'a> Bench<'a> {
             sheet.add(&group, "loads", "1/s", Better::Higher, rate);
             meter.cpu("load", count, &group, sheet)?;
         }
-        Ok(())
+        match self.python {
+            Some(interpreter) => python::load(interpreter, self.target, &self.objects, sheet),
+            None => Ok(()),
+        }
     }
 
     fn commit(&mut self, sheet: &mut Column<'_>) -> Result<(), Failure> {

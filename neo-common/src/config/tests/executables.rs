@@ -253,8 +253,9 @@ fn benchmarks() {
     assert_eq!((options.storages, options.partitions, options.rounds), (1, 12, None));
     assert_eq!((options.running, options.workloads.len(), options.quick), (None, 4, false));
     let line = "-q --json --bin-dir ~/bin --compare /py --temp-dir /d --storages 3 --rounds 5 \
-                --only commit,import";
+                --only commit,import --python ~/py/bin/python";
     let options = bench(line).unwrap().options;
+    assert_eq!(options.python.unwrap().to_str(), Some("/home/neo/py/bin/python"));
     assert_eq!(options.workloads, [Workload::Import, Workload::Commit]);
     assert_eq!(options.bin_dir.unwrap().to_str(), Some("/home/neo/bin"));
     assert!(options.quick && options.json && options.rounds == Some(5));
