@@ -89,7 +89,9 @@ impl Handler<Master> for RecoveryHandler {
         // without cells is not waited for, but it is asked more later.
         match app.phase {
             Phase::Verification(_) => return VerificationHandler.lost(app, io, conn, why, tickets),
-            Phase::Service | Phase::Backup(_) => return drop(drop_storage(app, io, conn)),
+            Phase::Service | Phase::Backup(_) => {
+                return StorageServiceHandler.lost(app, io, conn, why, tickets);
+            }
             _ => {}
         }
         let Master { cluster, phase, .. } = app;
@@ -171,7 +173,9 @@ impl Handler<Master> for VerificationHandler {
         // This handler stays as long as the storage has not answered, even if the phase changes.
         match app.phase {
             Phase::Recovery(_) => return RecoveryHandler.lost(app, io, conn, why, tickets),
-            Phase::Service | Phase::Backup(_) => return drop(drop_storage(app, io, conn)),
+            Phase::Service | Phase::Backup(_) => {
+                return StorageServiceHandler.lost(app, io, conn, why, tickets);
+            }
             _ => {}
         }
         if let (Phase::Verification(verification), Some(nid)) = (&mut app.phase, io.nid(conn)) {
