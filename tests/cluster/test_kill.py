@@ -25,9 +25,11 @@ KINDS = os.environ.get('NEO_TESTS_KILL_KINDS', 'master storage admin').split()
 RUNNING_AGAIN_WITHIN = 10   # seconds
 
 
-def check_nothing_left(cluster):
-    """The databases hold finished transactions only."""
-    for i in range(len(cluster.storages)):
+def check_nothing_left(cluster, storages=None):
+    """The databases (of these storages) hold finished transactions only."""
+    for i, storage in enumerate(cluster.storages):
+        if storages is not None and storage not in storages:
+            continue
         with sqlite3.connect(cluster.database(i)) as db:
             for what, query in (
                     ('transactions', 'SELECT count(*) FROM ttrans'),

@@ -192,7 +192,7 @@ def disturb(cluster, rounds, faults):
     cluster.ctl('set', 'cluster', 'stopping')
     for node in administrator.victims():
         assert node.wait() == 0, node
-    check_nothing_left(cluster)
+    check_nothing_left(cluster, administrator.members)
     print(f'{compare_replicas(cluster, table)} rows are equal')
 
 
