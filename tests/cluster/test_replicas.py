@@ -61,10 +61,6 @@ class Administrator:
         print(f'    neoctl {" ".join(args)}: {text}', flush=True)
         return not result.returncode
 
-    @property
-    def leaving_nid(self):
-        return self.leaving and nid_of(self.cluster, self.leaving)
-
     def step(self):
         if self.joining:
             self.join()
@@ -82,6 +78,7 @@ class Administrator:
                 self.members.append(self.joining)
             elif choice == 'leave':
                 self.leaving = self.random.choice(self.members)
+                self.leave()
             else:
                 self.tweaked += self.ctl('tweak')
 
@@ -108,6 +105,22 @@ class Administrator:
             self.members.remove(self.leaving)
             self.leaving = None
             self.dropped += 1
+
+    def wait_replicated(self):
+        """Each partition has all its copies, without counting those that leave."""
+        nid = self.leaving and nid_of(self.cluster, self.leaving)
+
+        def replicated():
+            if all_up_to_date(self.cluster, REPLICAS, without=nid):
+                return True
+            # It may have been refused.
+            if nid:
+                self.cluster.ctl_run('tweak', nid)
+            return False
+        try:
+            wait_for(replicated, 'the end of replication', REPLICATED_WITHIN, .5)
+        except TimeoutError as e:
+            raise TimeoutError(f'{e}: {cells(self.cluster)} without {nid}') from None
 
     def victims(self):
         """Nodes to which something may happen."""
@@ -167,7 +180,7 @@ def disturb(cluster, rounds, faults):
             administrator.step()
             if rng.random() < .5:
                 # As an administrator would: no second fault before the first one is mended.
-                wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN, administrator.leaving_nid)
+                administrator.wait_replicated()
             else:
                 load.wait_progress(rng.randint(1, 40), PATIENCE)
             if number % 10 == 9:
