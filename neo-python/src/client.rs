@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The client of one cluster.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use neo_client::{Compression, Error, Options, Record};
-use neo_common::types::{Oid, Tid};
+use neo_common::types::{Oid, Tid, Ttid};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -56,7 +58,7 @@ impl Client {
     /// `masters`: list of `host:port`. `compress`: -1 for the default level, 0 for none, 1 to 9.
     #[new]
     #[pyo3(signature = (name, masters, *, read_only, compress, cache_size, ignore_wrong_checksum,
-        connect_timeout = None))]
+        dynamic_master_list = None, connect_timeout = None))]
     #[allow(clippy::too_many_arguments)] // Keywords of the constructor.
     fn new(
         py: Python<'_>,
@@ -66,6 +68,7 @@ impl Client {
         compress: i32,
         cache_size: usize,
         ignore_wrong_checksum: bool,
+        dynamic_master_list: Option<PathBuf>,
         connect_timeout: Option<f64>,
     ) -> PyResult<Self> {
         let mut options = Options::new(name, py.detach(|| resolve(&masters))?);
@@ -77,6 +80,7 @@ impl Client {
         };
         options.cache_bytes = cache_size;
         options.ignore_wrong_checksum = ignore_wrong_checksum;
+        options.dynamic_master_list = dynamic_master_list;
         options.connect_timeout = connect_timeout
             .map(Duration::try_from_secs_f64)
             .transpose()
@@ -125,6 +129,9 @@ impl Client {
             Some(record) => Some(record),
             None => waiting(py, || self.client.load_before(oid, before))?,
         };
+        if let Some(record) = &record {
+            self.wait_until_told(py, record.serial)?;
+        }
         Ok(record.map(|record| py_record(py, &record)))
     }
 
@@ -161,6 +168,17 @@ impl Client {
         let tid = tid(tid_)?;
         let info = waiting(py, || self.client.transaction_info(tid))?;
         info_tuple(py, &info)
+    }
+
+    /// The tid of a transaction, if it is committed.
+    fn final_tid<'py>(
+        &self,
+        py: Python<'py>,
+        ttid: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let ttid = Ttid::new(tid(ttid)?.get());
+        let tid = waiting(py, || self.client.final_tid(ttid))?;
+        Ok(tid.map(|tid| py_tid(py, tid)))
     }
 
     /// Transactions in order, both bounds included.
@@ -257,6 +275,32 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Waits until this client was told of a transaction that it has just seen.
+    ///
+    /// ZODB loads what it was told of. Others, that load what is current, would see a revision that
+    /// is newer than the last transaction. Who is being told must not wait for itself.
+    fn wait_until_told(&self, py: Python<'_>, serial: Tid) -> PyResult<()> {
+        if !TELLING.get() && waiting(py, || self.client.last_tid())? < serial {
+            waiting(py, || self.client.sync())?;
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Whether this thread runs what must end before the last tid moves.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls what must end before the last tid moves.
+pub fn telling<T>(call: impl FnOnce() -> T) -> T {
+    let before = TELLING.replace(true);
+    let result = call();
+    TELLING.set(before);
+    result
+}
+
 /// A `ZODB.DB`, or what stands between.
 struct Listener(Py<PyAny>);
 
@@ -265,7 +309,7 @@ impl Listener {
         Python::attach(|py| {
             // An application that fails here may miss an invalidation: it must be seen, and the
             // other events must still be told.
-            if let Err(error) = call(py, self.0.bind(py)) {
+            if let Err(error) = telling(|| call(py, self.0.bind(py))) {
                 log::error!("{method} failed: {error}");
                 error.print(py);
             }

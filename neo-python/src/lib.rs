@@ -9,29 +9,15 @@ mod client;
 mod convert;
 mod errors;
 mod iterate;
+mod logs;
 mod transaction;
 
-use std::path::{Path, PathBuf};
-
-use neo_common::logging::{self, LogOptions};
-use neo_common::master_list;
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-/// Logs what the client does to a file; once per process.
+/// Which records `logging` is given: from `DEBUG` on, or from `INFO` on.
 #[pyfunction]
-fn log_to_file(path: PathBuf) -> PyResult<()> {
-    let options = LogOptions { file: Some(path), ..LogOptions::default() };
-    logging::setup(&options).map_err(|e| PyOSError::new_err(e.to_string()))
-}
-
-/// Addresses in a dynamic master list; none if there is no such file.
-#[pyfunction]
-fn read_master_list(path: PathBuf) -> PyResult<Vec<String>> {
-    let path: &Path = &path;
-    let masters = master_list::load(path)
-        .map_err(|e| PyOSError::new_err(format!("{}: {e}", path.display())))?;
-    Ok(masters.iter().map(ToString::to_string).collect())
+fn set_log_level(debug: bool) {
+    logs::set_level(debug);
 }
 
 /// The extension module `neo.client._native`.
@@ -45,7 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<iterate::Oids>()?;
     module.add_class::<iterate::CurrentRecords>()?;
     module.add_class::<iterate::Records>()?;
-    module.add_function(wrap_pyfunction!(log_to_file, module)?)?;
-    module.add_function(wrap_pyfunction!(read_master_list, module)?)?;
+    module.add_function(wrap_pyfunction!(set_log_level, module)?)?;
+    logs::start();
     Ok(())
 }

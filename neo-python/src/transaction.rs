@@ -10,6 +10,7 @@ use neo_client::{Conflict, Error, Metadata, Resolver};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::client::telling;
 use crate::convert::{oid, optional_tid, py_data, py_oid, py_oids, py_tid, tid};
 use crate::errors::waiting;
 
@@ -138,7 +139,9 @@ impl Transaction {
         let tid = waiting(py, || {
             self.lock().finish(|tid| {
                 if let Some(callback) = &callback {
-                    Python::attach(|py| failure = callback.call1(py, (py_tid(py, tid),)).err());
+                    Python::attach(|py| {
+                        failure = telling(|| callback.call1(py, (py_tid(py, tid),))).err();
+                    });
                 }
             })
         })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use neo_common::protocol::Packet;
-use neo_common::types::{Oid, Partition, Tid};
+use neo_common::types::{Oid, Partition, Tid, Ttid};
 
 use super::iterator::{CurrentRecords, Oids, TransactionInfo, Transactions, UndoLog};
 use super::pipeline::{WINDOW_LEN, load_many};
@@ -229,6 +229,19 @@ impl Client {
     pub fn transaction_info(&self, tid: Tid) -> Result<TransactionInfo> {
         let partition = self.partition_of(tid.get())?;
         self.read(partition, Packet::AskTransactionInformation { tid })?.try_into()
+    }
+
+    /// The tid of a transaction, if it is committed: of any client, at any time. Meanwhile, and if it
+    /// was aborted, `None`.
+    ///
+    /// # Errors
+    /// If a storage cannot be asked.
+    pub fn final_tid(&self, ttid: Ttid) -> Result<Option<Tid>> {
+        let partition = self.partition_of(ttid.get())?;
+        match self.read(partition, Packet::AskFinalTID { ttid })? {
+            Packet::AnswerFinalTID { tid } => Ok(tid),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Transactions from `start` to `stop`, both included, in order, with their records. By default

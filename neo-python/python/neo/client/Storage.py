@@ -10,6 +10,7 @@ What is here is what only ZODB knows: metadata, conflict resolution, the shape o
 rest is native.
 """
 
+import itertools
 import threading
 import time
 
@@ -22,10 +23,19 @@ from ZODB.UndoLogCompatible import UndoLogCompatible
 from ZODB.utils import p64, u64, z64
 from zope.interface import implementer
 
-from . import _native, options
+from . import _native, blob, logs, options
 from .app import Application
 from .iterator import TransactionIterator, history_entry, undo_entry
 from .restore import Restorer
+
+
+blob.install()
+
+# Description of the transactions that order a pack.
+PACK_DESCRIPTION = b'IStorage.pack'
+
+# Up to so many objects are counted.
+COUNTED = 10000
 
 
 def tid_from_time(t):
@@ -54,18 +64,15 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
                  ignore_wrong_checksum=False, connect_timeout=None):
         if ca or cert or key:
             raise ValueError("TLS is not available yet: remove the options ca, cert and key")
-        if logfile:
-            _native.log_to_file(str(logfile))
-        masters = options.addresses(master_nodes)
-        if dynamic_master_list:
-            masters += _native.read_master_list(str(dynamic_master_list))
+        logs.start(logfile)
         self.__name__ = 'NEOStorage(%s)' % name
         self._read_only = bool(read_only)
         self._native = _native.Client(
-            name, masters, read_only=self._read_only,
+            name, options.addresses(master_nodes), read_only=self._read_only,
             compress=options.compression_level(compress),
             cache_size=options.size(cache_size),
             ignore_wrong_checksum=bool(ignore_wrong_checksum),
+            dynamic_master_list=dynamic_master_list or None,
             connect_timeout=connect_timeout)
         self.app = Application(self._native)
         # Transactions under way, by identity.
@@ -86,6 +93,9 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
 
     # About the storage.
 
+    #: Tells wrappers that need more than ZODB's interfaces: see the module `blob`.
+    neo_storage = True
+
     def getName(self):
         return self.__name__
 
@@ -100,8 +110,13 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         return True
 
     def __len__(self):
-        """Approximate number of objects: oids given so far."""
-        return u64(self._native.last_oid())
+        """Number of objects, if there are less than 10,000. If there are more: oids given so far,
+        as far as this client knows."""
+        count = sum(1 for _ in itertools.islice(self.app.oids(), COUNTED))
+        return count if count < COUNTED else max(count, u64(self._native.last_oid()))
+
+    def __bool__(self):
+        return True
 
     def getSize(self):
         """Rough number of bytes; what ZODB's base class estimates."""
@@ -194,6 +209,14 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     def checkCurrentSerialInTransaction(self, oid, serial, transaction):
         self._under_way(transaction).check_current_serial(oid, serial)
 
+    def ttid(self, transaction):
+        """Temporary id of a transaction under way."""
+        return self._under_way(transaction).ttid
+
+    def final_tid(self, ttid):
+        """The tid of a transaction of any client, if it is committed."""
+        return self._native.final_tid(ttid)
+
     def tpc_vote(self, transaction):
         return self._under_way(transaction).vote(
             _as_bytes(transaction.user), _as_bytes(transaction.description),
@@ -221,15 +244,18 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     def undoLog(self, first=0, last=-20, filter=None):
         """Transactions, newest first. A negative `last` is a number of entries.
 
-        Positions count entries that pass the filter.
+        Positions count entries that pass the filter. What cannot be undone is not there: what was
+        packed, and orders to pack.
         """
         if last < 0:
             last = first - last
         result = []
         position = 0
         for info in self._native.undo_log():
-            if position >= last:
+            if position >= last or info[4]:  # all older ones are packed too
                 break
+            if info[2] == PACK_DESCRIPTION and not info[5]:
+                continue
             entry = undo_entry(info)
             if filter is None or filter(entry):
                 if position >= first:

@@ -27,8 +27,17 @@ class Restorer(object):
         except (POSKeyError, IndexError):
             return z64
 
+    def _has(self, oid, serial, data):
+        try:
+            return self._native.load_serial(oid, serial) == data
+        except POSKeyError:
+            return False
+
     def restore(self, transaction, oid, serial, data, prev_txn):
         base = self._serial(oid)
+        if prev_txn is not None and data is not None and not self._has(oid, prev_txn, data):
+            # It was packed away here, for example.
+            prev_txn = None
         transaction.store_from(oid, base, data, prev_txn)
         self._serials[oid] = serial
 
