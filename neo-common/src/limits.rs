@@ -61,10 +61,17 @@ pub const READ_BYTES: usize = 256 << 10;
 /// packet.
 pub const COPY_BYTES_MAX: usize = 16 << 10;
 
-/// TCP keepalive: idle time, interval, probes. Upstream: lib/connector.py.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long what is sent may remain unacknowledged by the peer's system, or the peer's window closed,
+/// before the connection is given up. Otherwise it takes TCP a quarter of an hour to notice that a
+/// machine is gone, if something was being sent; and as long as the silence lasted to try again.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+
+/// TCP keepalive: idle time, interval, probes. With [`UNACKNOWLEDGED_MAX`], a peer that vanishes is
+/// noticed within 20 s or so, whether or not something is being sent to it. Upstream:
+/// lib/connector.py, where it takes 90 s.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// See [`KEEPALIVE_IDLE`].
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// See [`KEEPALIVE_IDLE`].
 pub const KEEPALIVE_PROBES: u32 = 3;
 

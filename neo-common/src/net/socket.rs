@@ -13,7 +13,9 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::limits::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES};
+use crate::limits::{
+    KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX,
+};
 
 /// Pieces of one vectored write.
 const SLICES_MAX: usize = 64;
@@ -97,6 +99,7 @@ impl Socket {
     fn set_options(&self) -> io::Result<()> {
         let socket = SockRef::from(&self.stream);
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(KEEPALIVE_IDLE)
@@ -184,6 +187,30 @@ impl Socket {
             }
             len -= chunk.len();
             self.out.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer that vanishes is noticed soon, on both sides of a connection.
+    #[test]
+    fn dead_peers_are_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = Socket::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let theirs = Socket::accept(TcpStream::from_std(stream)).unwrap();
+        for socket in [&ours, &theirs] {
+            let socket = SockRef::from(&socket.stream);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+            assert!(socket.keepalive().unwrap());
+            let silent = socket.tcp_keepalive_time().unwrap()
+                + socket.tcp_keepalive_interval().unwrap() * KEEPALIVE_PROBES;
+            assert!(silent <= UNACKNOWLEDGED_MAX);
+            assert!(socket.tcp_nodelay().unwrap());
         }
     }
 }
