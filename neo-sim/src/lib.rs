@@ -19,6 +19,7 @@
 //! - [`workload`]: what applications do;
 //! - [`model`], [`checkers`]: what a correct cluster contains, and what it never does;
 //! - [`faults`]: what goes wrong, drawn from the seed;
+//! - [`hostile`]: a peer that does not keep to the protocol;
 //! - [`run`]: one seed, from start to verdict.
 //!
 //! The world plugs in at the byte boundary, so that a run covers handshake, framing, dispatch,
@@ -29,6 +30,7 @@ pub mod checkers;
 pub mod cluster;
 pub mod disk;
 pub mod faults;
+pub mod hostile;
 pub mod model;
 pub mod network;
 pub mod port;

@@ -11,7 +11,7 @@
 mod links;
 pub mod tap;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct World {
     pub cuts: Cuts,
     /// Prints the story.
     pub trace: bool,
+    /// Hosts that may send anything: nobody looks at their packets.
+    pub strangers: BTreeSet<HostId>,
     queue: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
     hosts: Vec<Host>,
@@ -102,6 +104,7 @@ impl World {
             weather: Weather::FINE,
             cuts: Cuts::default(),
             trace: false,
+            strangers: BTreeSet::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             hosts: Vec::new(),

@@ -125,6 +125,9 @@ impl World {
     /// Looks at what an end sends. Returns the part that is not held.
     pub(super) fn tapped(&mut self, link: LinkId, side: usize, bytes: Bytes) -> Bytes {
         let from = self.host_of(link, side).expect("it sends");
+        if self.strangers.contains(&from) {
+            return bytes;
+        }
         let to = self.host_of(link, 1 - side).expect("nothing is sent before it is connected");
         let end = self.end_mut(link, side).expect("it sends");
         let mut packets = VecDeque::new();
