@@ -62,7 +62,7 @@ fn copy(name: &str) -> TempDir {
 }
 
 /// Loads a dump. `None` if there is no server.
-fn load(name: &str) -> Option<Scratch> {
+pub fn load(name: &str) -> Option<Scratch> {
     let scratch = Scratch::new()?;
     let dump = String::from_utf8(content(&format!("{name}.mysql.sql"))).unwrap();
     let mut connection = scratch.connect();

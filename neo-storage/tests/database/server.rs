@@ -108,13 +108,19 @@ impl Server {
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .args(["--skip-networking", "--max-allowed-packet=64M", "--performance-schema=OFF"])
             .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M"])
-            .args(["--innodb-fast-shutdown=1", "--lc-messages=en_US"])
             .args(&self.settings)
             .args(as_root())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         self.process = Some(spawn(command));
+    }
+
+    /// Changes a setting, for the next start.
+    pub fn set(&mut self, setting: &str) {
+        let name = setting.split('=').next().expect("a name");
+        self.settings.retain(|other| other.split('=').next() != Some(name));
+        self.settings.push(setting.to_owned());
     }
 
     pub fn wait_until_ready(&mut self) {

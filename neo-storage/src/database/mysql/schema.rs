@@ -230,7 +230,8 @@ pub fn erase(session: &mut Session) -> Result<(), Error> {
         names.push_str(", ");
         names.push_str(table.name);
     }
-    session.define(&format!("DROP TABLE IF EXISTS {names}, new_obj, new_pt"))
+    // What an interrupted upgrade left, and a table of version 0.9.
+    session.define(&format!("DROP TABLE IF EXISTS {names}, new_obj, new_pt, obj_short"))
 }
 
 /// Whether equal data is stored once: there is a unique index.

@@ -15,7 +15,6 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
 
 use super::error::{Cause, failure};
-use super::row::Columns;
 use super::url::{Place, Url, default_socket};
 use super::{Engine, Wait};
 use crate::database::Error;
@@ -135,14 +134,12 @@ impl Server {
         let start = Instant::now();
         let mut last = String::new();
         loop {
-            let error = match self.try_connect() {
-                Ok(mut conn) => {
-                    let facts = self.look(&mut conn)?;
-                    if role == Role::Writer {
-                        self.lock(&mut conn)?;
-                    }
-                    return Ok((conn, facts));
+            let error = match self.try_open(role) {
+                Ok((_, facts, _)) if facts.packet_bytes_max < PACKET_BYTES_MIN => {
+                    return Err(small_packets(facts.packet_bytes_max));
                 }
+                Ok((_, _, false)) => return Err(Error::Locked),
+                Ok((conn, facts, true)) => return Ok((conn, facts)),
                 Err(error) => error,
             };
             if let Wait::AtMost(time) = wait
@@ -160,6 +157,14 @@ impl Server {
             }
             thread::sleep(delay);
         }
+    }
+
+    /// A connection, and whether the database is ours.
+    fn try_open(&self, role: Role) -> mysql::Result<(Conn, Facts, bool)> {
+        let mut conn = self.try_connect()?;
+        let facts = self.look(&mut conn)?;
+        let is_ours = role == Role::Reader || self.lock(&mut conn)?;
+        Ok((conn, facts, is_ours))
     }
 
     fn try_connect(&self) -> mysql::Result<Conn> {
@@ -193,23 +198,17 @@ impl Server {
         default_socket(self.default_socket.as_deref())
     }
 
-    fn look(&self, conn: &mut Conn) -> Result<Facts, Error> {
-        let mut facts = Facts {
-            packet_bytes_max: 0,
-            timeout_rolls_back: false,
-            is_durable: true,
-            run: Run { socket: None, started: 0 },
-            data_folder: PathBuf::new(),
-        };
-        let rows: Vec<mysql::Row> = conn.query(
+    fn look(&self, conn: &mut Conn) -> mysql::Result<Facts> {
+        let run = self.run(conn)?;
+        let (packet_bytes_max, timeout_rolls_back, data_folder) = (0, false, PathBuf::new());
+        let mut facts =
+            Facts { packet_bytes_max, timeout_rolls_back, is_durable: true, run, data_folder };
+        let variables: Vec<(String, String)> = conn.query(
             "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'datadir', \
              'innodb_flush_log_at_trx_commit', 'innodb_rollback_on_timeout', \
-             'rocksdb_flush_log_at_trx_commit', 'rocksdb_rollback_on_timeout', 'timestamp')",
+             'rocksdb_flush_log_at_trx_commit', 'rocksdb_rollback_on_timeout')",
         )?;
-        for row in rows {
-            let mut columns = Columns::new(row);
-            let name = columns.optional_text()?.unwrap_or_default();
-            let value = columns.optional_text()?.unwrap_or_default();
+        for (name, value) in variables {
             match name.as_str() {
                 "max_allowed_packet" => facts.packet_bytes_max = value.parse().unwrap_or(0),
                 "datadir" => facts.data_folder = value.into(),
@@ -225,21 +224,10 @@ impl Server {
                 _ => {}
             }
         }
-        if facts.packet_bytes_max < PACKET_BYTES_MIN {
-            return Err(failure(
-                "settings of the server",
-                format!(
-                    "max_allowed_packet is {} bytes; it must be {}k at least",
-                    facts.packet_bytes_max,
-                    PACKET_BYTES_MIN >> 10
-                ),
-            ));
-        }
-        facts.run = self.run(conn)?;
         Ok(facts)
     }
 
-    fn run(&self, conn: &mut Conn) -> Result<Run, Error> {
+    fn run(&self, conn: &mut Conn) -> mysql::Result<Run> {
         let path = match &self.url.place {
             Place::Tcp(..) => None,
             Place::Socket(path) => Some(path.clone()),
@@ -253,14 +241,22 @@ impl Server {
         Ok(Run { socket, started })
     }
 
-    fn lock(&self, conn: &mut Conn) -> Result<(), Error> {
+    /// Whether the database is not used by another process.
+    fn lock(&self, conn: &mut Conn) -> mysql::Result<bool> {
         let seconds = if self.facts.is_some() { STALE_LOCK_SECONDS } else { FIRST_LOCK_SECONDS };
         let name = format!("{}.neostorage", self.url.database);
         let locked: Option<Option<i64>> =
             conn.exec_first("SELECT GET_LOCK(?, ?)", (name, seconds))?;
-        match locked.flatten() {
-            Some(1) => Ok(()),
-            _ => Err(Error::Locked),
-        }
+        Ok(locked.flatten() == Some(1))
     }
+}
+
+fn small_packets(bytes: usize) -> Error {
+    failure(
+        "settings of the server",
+        format!(
+            "max_allowed_packet is {bytes} bytes; it must be {}k at least",
+            PACKET_BYTES_MIN >> 10
+        ),
+    )
 }
