@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A NEO cluster of real processes on loopback.
 
+NEO_TESTS_ADAPTER=MySQL: storages have databases of a private MariaDB server, see
+`mariadb`.
+
 Every node is a process of an executable of `NEO_BIN_DIR` (default: the newest
 built of `target/release` and `target/debug`), started with the command line
 that an administrator would use. The tests speak to it through `neoctl` and
@@ -16,14 +19,18 @@ Rules kept here so that no test has to think of them:
 - a node that died without being told to, or that panicked, fails the test.
 """
 
+import contextlib
 import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from pathlib import Path
+
+import mariadb
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,13 +205,17 @@ class Cluster:
     """
 
     def __init__(self, directory, storages=1, partitions=12, replicas=0,
-                 masters=1, autostart=None, name='test', adapter=None, network=None):
+                 masters=1, autostart=None, name='test', adapter=None, network=None,
+                 server=None):
         self.directory = Path(directory)
         self.name = name
         self.network = network      # None for loopback, else see `network.Network`
-        self.adapter = adapter or os.environ.get('NEO_TESTS_ADAPTER', 'SQLite')
-        if self.adapter != 'SQLite':
-            raise ValueError(f'NEO_TESTS_ADAPTER: no database server for {self.adapter} here')
+        self.adapter = 'MySQL' if server else adapter or os.environ.get(
+            'NEO_TESTS_ADAPTER', 'SQLite')
+        self.server = server        # of `mariadb`
+        if self.adapter == 'MySQL':
+            self.server = server or mariadb.shared()
+            self._databases = [self.server.new_database() for _ in range(storages)]
         self._clients = []
         master_names = [f'master_{i}' for i in range(masters)]
         addresses = [self._address(x, 10000) for x in master_names]
@@ -248,7 +259,19 @@ class Cluster:
 
     def database(self, index):
         """Database string of a storage: for SQLite, the path of its file."""
+        if self.adapter == 'MySQL':
+            return f'root@{self._databases[index]}{self.server.socket}'
         return self.directory / f'storage_{index}.sqlite'
+
+    @contextlib.contextmanager
+    def open_database(self, index):
+        """A connection that does not go through NEO; what it changes is committed."""
+        if self.adapter == 'MySQL':
+            with mariadb.Connection(self.server, self._databases[index]) as db:
+                yield db
+        else:
+            with contextlib.closing(sqlite3.connect(self.database(index))) as db, db:
+                yield db
 
     # Life
 

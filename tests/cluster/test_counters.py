@@ -7,7 +7,6 @@ NEO_TESTS_SEED: what the clients choose (default: drawn, and printed).
 
 import os
 import random
-import sqlite3
 import time
 
 import pytest
@@ -60,7 +59,7 @@ def test_the_checks_see_damage(cluster3):
     def damage(*queries):
         cluster3.stop()
         for i in range(len(cluster3.storages)):
-            with sqlite3.connect(cluster3.database(i)) as db:
+            with cluster3.open_database(i) as db:
                 for query in queries:
                     db.execute(query, {'tid': tid})
         cluster3.spawn()

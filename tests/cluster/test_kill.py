@@ -12,7 +12,6 @@ NEO_TESTS_KILL_KINDS: kinds of nodes to choose from (default: "master storage ad
 
 import os
 import random
-import sqlite3
 import time
 
 import pytest
@@ -30,7 +29,7 @@ def check_nothing_left(cluster, storages=None):
     for i, storage in enumerate(cluster.storages):
         if storages is not None and storage not in storages:
             continue
-        with sqlite3.connect(cluster.database(i)) as db:
+        with cluster.open_database(i) as db:
             for what, query in (
                     ('transactions', 'SELECT count(*) FROM ttrans'),
                     ('objects', 'SELECT count(*) FROM tobj'),

@@ -3,7 +3,6 @@
 
 import re
 import signal
-import sqlite3
 
 import pytest
 import transaction
@@ -100,7 +99,7 @@ def test_data_is_spread(cluster3):
     db.close()
     cluster3.stop()
     for i in range(3):
-        with sqlite3.connect(cluster3.database(i)) as database:
+        with cluster3.open_database(i) as database:
             nid, = database.execute("SELECT value FROM config WHERE name='nid'").fetchone()
             for table in 'obj', 'trans':
                 partitions = {x for x, in database.execute(
@@ -201,14 +200,13 @@ def test_foreign_cluster(new_cluster):
     cluster = new_cluster().start()
     write(cluster, 'a', 1)
     cluster.stop()
-    database = cluster.database(0)
     storage = cluster.storages[0]
     name = storage.args.index(cluster.name)
     storage.args[name] = 'foreign'
     storage.start()
     assert storage.wait() == 1
     assert cluster.name in storage.output()
-    with sqlite3.connect(database) as db:
+    with cluster.open_database(0) as db:
         assert db.execute("SELECT value FROM config WHERE name='name'").fetchone()[0] in (
             cluster.name, cluster.name.encode())
     storage.args[name] = cluster.name
