@@ -20,11 +20,12 @@ from ZODB.interfaces import (
     IExternalGC, IStorage, IStorageCurrentRecordIteration, IStorageIteration,
     IStorageRestoreable, IStorageUndoable, ReadVerifyingStorage)
 from ZODB.UndoLogCompatible import UndoLogCompatible
-from ZODB.utils import p64, u64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 from zope.interface import implementer
 
 from . import _native, blob, logs, options
 from .app import Application
+from .gc import Collector
 from .iterator import TransactionIterator, history_entry, undo_entry
 from .restore import Restorer
 
@@ -56,17 +57,19 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     cache_size: bytes of the cache, as a number or a text like "20MB"
     dynamic_master_list: file with more masters, kept up-to-date
     ignore_wrong_checksum: return damaged data instead of raising
+    pack_gc: a pack also removes what cannot be reached from the root object
     connect_timeout: seconds after which calls fail when there is no cluster; None: never
     """
 
     def __init__(self, master_nodes, name, compress=None, logfile=None, read_only=False,
                  cache_size=20 << 20, dynamic_master_list=None, ca=None, cert=None, key=None,
-                 ignore_wrong_checksum=False, connect_timeout=None):
+                 ignore_wrong_checksum=False, connect_timeout=None, pack_gc=False):
         if ca or cert or key:
             raise ValueError("TLS is not available yet: remove the options ca, cert and key")
         logs.start(logfile)
         self.__name__ = 'NEOStorage(%s)' % name
         self._read_only = bool(read_only)
+        self._pack_gc = bool(pack_gc)
         self._native = _native.Client(
             name, options.addresses(master_nodes), read_only=self._read_only,
             compress=options.compression_level(compress),
@@ -155,7 +158,11 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         return self._native.load_serial(oid, serial)
 
     def getTid(self, oid):
-        return self._native.load(oid)[1]
+        """Serial of the current revision: as `load_current` of ZODB."""
+        found = self._native.load_before(oid, maxtid)
+        if found is None:
+            raise POSException.POSKeyError(oid)
+        return found[1]
 
     def prefetch(self, oids, tid):
         """Load objects into the cache, many at once."""
@@ -254,7 +261,7 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         for info in self._native.undo_log():
             if position >= last or info[4]:  # all older ones are packed too
                 break
-            if info[2] == PACK_DESCRIPTION and not info[5]:
+            if info[2] == PACK_DESCRIPTION:
                 continue
             entry = undo_entry(info)
             if filter is None or filter(entry):
@@ -301,11 +308,23 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     def pack(self, t, referencesf=None, gc=None):
         """Remove revisions that are not current at time `t`; return once it is done.
 
-        There is no garbage collection in NEO: use an external tool.
+        gc: whether to remove unreachable objects too; by default, what `pack_gc` says.
         """
         if self._read_only:
             raise POSException.ReadOnlyError()
-        self._native.pack(tid_from_time(t))
+        tid = tid_from_time(t)
+        if self._pack_gc if gc is None else gc:
+            self._collect_garbage(min(tid, self._native.sync()), referencesf)
+        self._native.pack(tid)
+
+    def _collect_garbage(self, tid, referencesf):
+        if referencesf is None:
+            raise ValueError("references are needed to collect garbage")
+        collector = Collector(self._native, tid, referencesf, self._resolve)
+        garbage = collector.garbage()
+        tid, deleted = collector.delete(garbage, PACK_DESCRIPTION)
+        if deleted:
+            self._native.pack(tid, deleted)
 
 
 def _next(iterator):

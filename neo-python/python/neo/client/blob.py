@@ -42,6 +42,8 @@ class BlobStorage(_ZODBBlobStorage):
     def __init__(self, base_directory, storage, layout='automatic'):
         super(BlobStorage, self).__init__(base_directory, storage, layout)
         self._neo = storage
+        # The process may change its working directory.
+        self._temporary = os.path.abspath(self.fshelper.temp_dir)
         # Transactions under way: id -> names of files in the temporary directory.
         self._waiting = {}
         self._waiting_lock = threading.Lock()
@@ -55,13 +57,15 @@ class BlobStorage(_ZODBBlobStorage):
 
     def storeBlob(self, oid, oldserial, data, blobfilename, version, transaction):
         assert not version, "Versions aren't supported."
+        if isinstance(oldserial, str):  # as ZODB's own tests do
+            oldserial = oldserial.encode('latin-1')
         self._neo.store(oid, oldserial, data, '', transaction)
         self._wait(oid, blobfilename, transaction)
 
     def _wait(self, oid, source, transaction, move=True):
         """Put a file where it waits for the end of the transaction."""
         name = oid_repr(oid) + '-' + tid_repr(self._neo.ttid(transaction)) + SUFFIX
-        target = os.path.join(self.fshelper.temp_dir, name)
+        target = os.path.join(self._temporary, name)
         with self._waiting_lock:
             self._waiting.setdefault(id(transaction), {})[oid] = name
         if move:
@@ -95,7 +99,7 @@ class BlobStorage(_ZODBBlobStorage):
             waiting = self._waiting.pop(id(transaction), {})
         for name in waiting.values():
             try:
-                os.remove(os.path.join(self.fshelper.temp_dir, name))
+                os.remove(os.path.join(self._temporary, name))
             except FileNotFoundError:
                 pass
         self._blob_tpc_abort()
@@ -105,7 +109,7 @@ class BlobStorage(_ZODBBlobStorage):
         directory = self.fshelper.getPathForOID(oid, create=True)
         target = self.fshelper.getBlobFilename(oid, tid)
         try:
-            os.rename(os.path.join(self.fshelper.temp_dir, name), target)
+            os.replace(os.path.join(self._temporary, name), target)
         except FileNotFoundError:
             if not os.path.exists(target):
                 raise
@@ -126,7 +130,7 @@ class BlobStorage(_ZODBBlobStorage):
         """Move files of committed transactions, all of them or those of an object."""
         prefix = '' if oid is None else oid_repr(oid) + '-'
         moved = False
-        for name in os.listdir(self.fshelper.temp_dir):
+        for name in os.listdir(self._temporary):
             if not (name.startswith(prefix) and name.endswith(SUFFIX)):
                 continue
             found, _, ttid = name[:-len(SUFFIX)].partition('-')
@@ -146,7 +150,7 @@ class BlobStorage(_ZODBBlobStorage):
         return moved
 
     def _remove_if_abandoned(self, name):
-        path = os.path.join(self.fshelper.temp_dir, name)
+        path = os.path.join(self._temporary, name)
         try:
             if os.path.getmtime(path) < time.time() - ABANDONED:
                 os.remove(path)

@@ -30,6 +30,7 @@ _OPTIONS = {
     'cache_size': str,
     'dynamic_master_list': str,
     'ignore_wrong_checksum': _boolean,
+    'pack_gc': _boolean,
     'connect_timeout': float,
     'ca': str,
     'cert': str,
