@@ -5,6 +5,7 @@
 //! What is told to the master is on disk before: the cluster is rebuilt from it.
 
 use neo_common::engine::{Fault, Handled, Handler, Io, Lost};
+use neo_common::partition_table::PartitionTable;
 use neo_common::protocol::{ErrorCode, Map, MsgId, Packet, Rows};
 use neo_common::types::{ConnId, Ptid, Tid, Ttid};
 
@@ -63,7 +64,12 @@ impl Handler<Storage> for InitializationHandler {
                 read_latest(io, Read::Unfinished, After::Unfinished(conn, id));
             }
             Packet::ValidateTransaction { ttid, tid } => validate_transaction(app, io, ttid, tid)?,
-            Packet::StartOperation { backup } => io.transition(Transition::Start(backup)),
+            Packet::StartOperation { backup } => {
+                if app.shared.table.partitions() == 0 {
+                    return Err(Fault::protocol("no partition table to operate with"));
+                }
+                io.transition(Transition::Start(backup));
+            }
             packet => return base_master_packet(app, io, conn, id, packet),
         }
         Ok(())
@@ -100,22 +106,24 @@ fn send_partition_table(
     replicas: u32,
     rows: &Rows,
 ) -> Handled {
-    let shared = &mut app.shared;
     let (Some(ptid), false) = (ptid, rows.is_empty()) else {
         return Err(Fault::protocol("Partial partition table received"));
     };
     if rows.iter().any(Vec::is_empty) {
         return Err(Fault::protocol("Partial partition table received"));
     }
-    if shared.table.ptid().is_none() {
+    if app.shared.table.ptid().is_none() {
         phase::set_nid(app, io);
     }
-    let shared = &mut app.shared;
-    let loaded = shared.table.load(Some(ptid), replicas, rows);
+    // A wrong one does not replace what is known.
+    let mut table = PartitionTable::new();
+    let loaded = table.load(Some(ptid), replicas, rows);
     loaded.map_err(|error| Fault::protocol(error.to_string()))?;
-    if !shared.table.filled() {
+    if !table.filled() {
         return Err(Fault::protocol("Partial partition table received"));
     }
+    let shared = &mut app.shared;
+    shared.table = table;
     log::debug!("partition table loaded ptid={ptid}");
     let mut cells = Vec::new();
     for (partition, row) in (0..).zip(shared.table.rows()) {

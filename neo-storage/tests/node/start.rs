@@ -43,6 +43,37 @@ fn first_start() {
     assert_eq!(answer, Packet::AnswerPartitionTable { ptid: 1, replicas: 0, rows });
 }
 
+/// Found by hostile peers: there was a panic.
+#[test]
+fn operation_without_table() {
+    let mut node = Node::start(config(), Disk::new(), 1);
+    node.identify(&[]);
+    let master = node.master.unwrap();
+    node.tell(Packet::StartOperation { backup: false });
+    let message = "no partition table to operate with".into();
+    assert_eq!(node.told().unwrap().1, Packet::Error { code: ErrorCode::ProtocolError, message });
+    assert!(node.is_closed(master) && !node.engine.app.is_operational());
+}
+
+/// A table with too many cells in its second row does not replace the one that is known.
+#[test]
+fn wrong_table() {
+    let mut node = Node::start(config(), Disk::new(), 1);
+    node.identify(&[]);
+    let rows = vec![row(&[(1, U)]), row(&[(1, U)])];
+    node.recover(rows.clone());
+    let master = node.master.unwrap();
+    let many: Vec<_> = (1..10_000).map(|n| (n, U)).collect();
+    node.tell(Packet::SendPartitionTable {
+        ptid: Some(2),
+        replicas: 0,
+        rows: vec![row(&[(1, U)]), row(&many)],
+    });
+    assert!(node.is_closed(master));
+    assert_eq!(node.engine.app.table().ptid(), Some(1));
+    assert_eq!(node.engine.app.table().partitions(), 2);
+}
+
 /// The node id is only kept once the node is part of a cluster.
 #[test]
 fn node_id_without_table() {
