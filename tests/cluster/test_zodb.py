@@ -727,8 +727,7 @@ def test_pack(cluster3):
     assert [len(other.storage.history(x, 10)) for x in oids] == [2] + [1] * 23
 
 
-@pytest.mark.xfail(strict=True, reason='as upstream, undoes the creation of the object: a storage '
-                   'cannot tell a packed revision from one that never was; docs/compatibility.md')
+@upstream_fails('undoes the creation of the object')
 def test_undo_after_pack(cluster):
     """A transaction that was packed away cannot be undone."""
     db = cluster.db()

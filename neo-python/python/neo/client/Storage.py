@@ -17,8 +17,8 @@ import time
 from persistent.TimeStamp import TimeStamp
 from ZODB import ConflictResolution, POSException
 from ZODB.interfaces import (
-    IExternalGC, IStorage, IStorageCurrentRecordIteration, IStorageIteration,
-    IStorageRestoreable, IStorageUndoable, ReadVerifyingStorage)
+    IExternalGC, IMultiCommitStorage, IPrefetchStorage, IStorageCurrentRecordIteration,
+    IStorageIteration, IStorageRestoreable, IStorageUndoable, ReadVerifyingStorage)
 from ZODB.UndoLogCompatible import UndoLogCompatible
 from ZODB.utils import maxtid, p64, u64, z64
 from zope.interface import implementer
@@ -44,8 +44,10 @@ def tid_from_time(t):
     return TimeStamp(*time.gmtime(t)[:5] + (t % 60,)).raw()
 
 
-@implementer(IStorage, IStorageIteration, IStorageUndoable, IStorageRestoreable,
-             IStorageCurrentRecordIteration, IExternalGC, ReadVerifyingStorage)
+# Not IMVCCPrefetchStorage, although there is `prefetch`: it extends IMVCCStorage, and ZODB would take
+# this storage for one that gives each connection its own view, and leave out what does that.
+@implementer(IMultiCommitStorage, IPrefetchStorage, IStorageIteration, IStorageUndoable,
+             IStorageRestoreable, IStorageCurrentRecordIteration, IExternalGC, ReadVerifyingStorage)
 class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
     """Storage in a NEO cluster.
 
