@@ -85,6 +85,7 @@ class Server:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def wait_ready(self):
+        import pymysql
         from cluster import wait_for
 
         def ready():
@@ -92,7 +93,7 @@ class Server:
                 'MariaDB ended: ' + (self.directory / 'log').read_text(errors='replace')[-2000:])
             try:
                 self.connect().close()
-            except Exception:
+            except pymysql.err.OperationalError:
                 return False
             return True
         wait_for(ready, 'MariaDB', 60)
