@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from collections.abc import Iterable, Iterator
+from typing import Optional
+
+class Application:
+    @property
+    def last_tid(self) -> bytes: ...
+    def oids(
+        self,
+        tid: Optional[bytes] = None,
+        min_oid: Optional[bytes] = None,
+        max_oid: Optional[bytes] = None,
+    ) -> Iterator[bytes]: ...
+    def pack(self, tid: bytes, oids: Optional[Iterable[bytes]] = None) -> Optional[bytes]: ...
+    def load(
+        self, oid: bytes, tid: Optional[bytes] = None, before_tid: Optional[bytes] = None
+    ) -> tuple[bytes, bytes, Optional[bytes]]: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
