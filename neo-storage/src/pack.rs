@@ -330,7 +330,9 @@ impl Pack {
             }
         }
         if self.todo.is_empty() {
-            log::info!("pack done, {} revisions deleted", std::mem::take(&mut self.deleted));
+            // Not in the arguments of the macro, which are for nothing if nobody reads the log.
+            let deleted = std::mem::take(&mut self.deleted);
+            log::info!("pack done, {deleted} revisions deleted");
             self.current = None;
             self.notify_completed(shared, io);
             self.maybe_pack(replicator, shared, io);

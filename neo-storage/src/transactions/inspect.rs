@@ -51,6 +51,7 @@ impl Transactions {
             bytes += pending.bytes;
         }
         assert_eq!(self.waiting_bytes, bytes);
+        self.check_waiting();
         for (ttid, txn) in &self.transactions {
             let count = counts.get(&txn.instance).copied().unwrap_or_default();
             assert_eq!(txn.pending_count, count, "pending requests of {ttid}");
@@ -69,5 +70,23 @@ impl Transactions {
         }
         let held: usize = self.transactions.values().map(|txn| txn.held_bytes).sum();
         assert_eq!(self.held_bytes, held);
+    }
+
+    /// Checks that whoever waits for a lock waits for somebody, who was told if he may wait as well.
+    fn check_waiting(&self) {
+        for (oid, ttid, _) in self.waiting.keys() {
+            if self.checking.contains_key(oid) {
+                continue;
+            }
+            let lock = self.write_locks.get(oid).filter(|lock| lock.ttid != *ttid);
+            let lock = lock.unwrap_or_else(|| panic!("{ttid} waits for nobody to lock {oid}"));
+            let holder = &self.transactions[&lock.ttid];
+            let item = &holder.items[oid];
+            assert!(
+                lock.ttid < *ttid || holder.is_voted() || item.deadlock,
+                "{ttid} waits for {} to lock {oid}, which was not told",
+                lock.ttid
+            );
+        }
     }
 }
