@@ -43,6 +43,9 @@ use crate::world::tap::Seen;
 /// Name of all simulated clusters.
 pub const NAME: &str = "sim";
 
+/// How often the invariants of storages are checked.
+const INVARIANTS_EVERY: Duration = Duration::from_millis(50);
+
 /// A master.
 pub type MasterProcess = CoreProcess<Master, Simple<Master>>;
 /// A storage.
@@ -178,6 +181,8 @@ pub struct Cluster {
     /// Disks may fail.
     pub disks_may_fail: bool,
     operator: Operator,
+    /// When invariants are checked next.
+    invariants_at: Duration,
     commits: Commits,
     tables: Tables,
     prng: Prng,
@@ -205,6 +210,7 @@ impl Cluster {
             is_closing: false,
             disks_may_fail: options.pace.fail_one_in != 0,
             operator: Operator::default(),
+            invariants_at: Duration::ZERO,
             commits: Commits::default(),
             tables: Tables::default(),
             options,
@@ -541,8 +547,24 @@ impl Cluster {
             self.world.step(next);
             self.observe();
             self.due();
+            self.check_invariants();
         }
         false
+    }
+
+    /// Checks from time to time that what storages know in several places agrees, above all that
+    /// whoever waits for a lock waits for somebody.
+    fn check_invariants(&mut self) {
+        let now = self.world.now();
+        if now < self.invariants_at {
+            return;
+        }
+        self.invariants_at = now + INVARIANTS_EVERY;
+        for host in self.hosts(Role::Storage) {
+            if let Some(process) = self.world.process::<StorageProcess>(host) {
+                process.engine.app.check_invariants();
+            }
+        }
     }
 
     /// Lets time pass until then; faults see every packet.
@@ -815,12 +837,19 @@ impl Cluster {
         cluster.pt.table().nodes().all(|nid| cluster.ready().contains_key(&nid))
     }
 
-    /// Whether there is nothing more to do in any storage: nothing is stored, packed or replicated.
+    /// Whether there is nothing more to do in any storage: nothing is stored, packed or replicated,
+    /// and nobody has a transaction. (Clients that lost power are noticed late.)
     pub fn is_idle(&mut self) -> bool {
-        self.hosts(Role::Storage).into_iter().all(|host| {
+        let storages = self.hosts(Role::Storage).into_iter().all(|host| {
             let process = self.world.process::<StorageProcess>(host);
-            process.is_some_and(|process| process.executor.is_idle())
-        })
+            process.is_some_and(|process| {
+                let transactions = process.engine.app.transactions();
+                process.executor.is_idle() && transactions.is_none_or(|t| t.is_empty())
+            })
+        });
+        let master = self.serving_master();
+        let master = master.and_then(|host| self.world.process::<MasterProcess>(host));
+        storages && master.is_none_or(|master| master.engine.app.cluster.tm.iter().next().is_none())
     }
 
     /// What all nodes are doing, for who looks for the cause of a problem.

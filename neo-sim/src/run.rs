@@ -95,10 +95,14 @@ pub fn draw(settings: &Settings) -> (Options, Plan) {
         },
         cache_bytes: [1000, 10_000, 1 << 20][prng.below(3)],
         workload: match settings.level {
-            Level::Off => workload::Options::MIX,
-            Level::Lite | Level::Swarm => workload::Options::draw(&mut prng),
+            Level::Off if prng.one_in(2) => workload::Options::MIX,
+            Level::Off | Level::Lite | Level::Swarm => workload::Options::draw(&mut prng),
         },
     };
+    let mut options = options;
+    if options.workload.is_crowded {
+        options.clients += prng.below(3);
+    }
     (options, plan)
 }
 
@@ -146,7 +150,9 @@ fn phases(
         }
         faults.begin(cluster);
     }
-    let end = cluster.world.now() + settings.duration;
+    // A crowd does a lot in little time.
+    let divisor = if cluster.options.workload.is_crowded { 4 } else { 1 };
+    let end = cluster.world.now() + settings.duration / divisor;
     with_faults(cluster, faults, end);
     faults.stop(cluster);
     if let Err(violation) = recover(cluster) {

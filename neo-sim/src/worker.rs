@@ -24,7 +24,7 @@ use neo_sim::run::{self, Report};
 use crate::arguments::Arguments;
 
 /// Real time that one seed may take.
-const SEED_MAX: Duration = Duration::from_secs(120);
+const SEED_MAX: Duration = Duration::from_secs(600);
 
 /// One seed out of so many is run twice.
 const TWICE_ONE_IN: u64 = 10;

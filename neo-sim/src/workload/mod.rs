@@ -28,6 +28,8 @@ use session::Session;
 pub struct Options {
     /// Threads per client.
     pub threads: usize,
+    /// Whether they are in each other's way all the time.
+    pub is_crowded: bool,
     /// Mean pause between two operations, in microseconds.
     pub pause_us: u64,
     /// One step out of so many is followed by a pause; 0: never.
@@ -110,6 +112,7 @@ impl Options {
     /// The usual mix.
     pub const MIX: Self = Self {
         threads: 2,
+        is_crowded: false,
         pause_us: 40_000,
         dawdle_one_in: 0,
         accounts_count: 6,
@@ -120,8 +123,26 @@ impl Options {
         weights: [20, 12, 16, 14, 6, 6, 3, 5, 2, 1, 1],
     };
 
+    /// Many threads that change the same few objects, mostly: requests wait for locks, clients are
+    /// told to lock again, and conflicts are resolved several times.
+    pub fn crowd(prng: &mut Prng) -> Self {
+        let mut options = Self::MIX;
+        options.is_crowded = true;
+        options.threads = 3 + prng.below(4);
+        options.pause_us = 1_000 << prng.below(6);
+        options.dawdle_one_in = if prng.one_in(2) { 0 } else { 3 + prng.below(30) as u64 };
+        options.accounts_count = 2 + prng.below(4);
+        options.counters_count = 1 + prng.below(2);
+        options.filler_max = [30, 3000][prng.below(2)];
+        options.weights = [20, 20, 20, 0, 1, 0, 0, 0, 0, 0, 0];
+        options
+    }
+
     /// A mix drawn from a seed.
     pub fn draw(prng: &mut Prng) -> Self {
+        if prng.one_in(4) {
+            return Self::crowd(prng);
+        }
         let mut options = Self::MIX;
         options.threads = 1 + prng.below(3);
         options.pause_us = 2_000 << prng.below(8);
