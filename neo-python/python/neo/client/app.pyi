@@ -2,7 +2,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
+from ._native import Client
+
 class Application:
+    def __init__(self, native: Client) -> None: ...
     @property
     def last_tid(self) -> bytes: ...
     def oids(
