@@ -310,6 +310,8 @@ class Cluster:
         if self.state() == 'RUNNING':
             return True
         result = self.ctl_run('start')
+        if 'Can not switch to this state' in result.stderr:
+            return False    # it has just started by itself
         if result.returncode and 'is entering cluster' not in result.stderr:
             raise NeoctlError(result)
         return not result.returncode
