@@ -6,6 +6,7 @@ Names of tests are those of the scenarios that they show (docs/scenarios.md).
 
 import re
 import socket
+import sqlite3
 import threading
 
 import pytest
@@ -180,6 +181,53 @@ def test_backup_at_once(upstream, backup):
     backup.wait_state('BACKINGUP')
     wait_same(backup, upstream)
     assert keys(backup, read_only=True) == {1}
+
+
+def test_backup_from_upstream_with_secondary_master(new_cluster):
+    """The master that the backup asks first is not the primary one; then another one is."""
+    upstream = new_cluster(masters=3, storages=1, name='main')
+    upstream.masters[1].start()
+    upstream.admin.start()
+    wait_for(lambda: upstream.state() == 'RECOVERING', 'the primary master')
+    upstream.start()
+    backup = new_cluster(storages=1, name='safe')
+    for node in backup.masters:
+        node.args += ['--upstream-cluster', upstream.name,
+                      '--upstream-masters', upstream.master_nodes.split()[0]]
+    put(upstream, 1)
+    start_backup(backup)
+    wait_same(backup, upstream)
+    upstream.masters[1].kill9()
+    upstream.wait_running()
+    put(upstream, 2)
+    wait_same(backup, upstream)
+    assert keys(backup, read_only=True) == {1, 2}
+    upstream.masters[1].start()
+
+
+def test_backup_pack(upstream, backup):
+    """A pack of the main cluster is done by the backup, also where it is replicated meanwhile."""
+    start_backup(backup)
+    db = upstream.db()
+    for i in range(30):
+        with db.transaction() as conn:
+            conn.root()['n'] = i
+    db.pack()
+    for i in range(30, 40):
+        with db.transaction() as conn:
+            conn.root()['n'] = i
+    db.close()
+    wait_same(backup, upstream)
+
+    def rows(cluster):
+        count = 0
+        for i in range(len(cluster.storages)):
+            with sqlite3.connect(f'file:{cluster.database(i)}?mode=ro', uri=True) as db:
+                count += db.execute('SELECT count(*) FROM obj').fetchone()[0]
+        return count
+    # The last revision that was packed, and later ones.
+    wait_for(lambda: rows(upstream) == 11, 'the pack of the main cluster')
+    wait_for(lambda: rows(backup) == 11, 'the pack of the backup')
 
 
 def test_backup_needs_an_upstream(new_cluster):

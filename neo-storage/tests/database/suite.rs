@@ -45,6 +45,31 @@ fn a_transaction_is_visible_once_unlocked() {
     db.check_all();
 }
 
+/// The last ids are about readable partitions only: what remains of a cell that left, or is not
+/// complete yet, does not count. Upstream: testStorageBackendLastIDs.
+#[test]
+fn last_ids_of_readable_partitions() {
+    let mut db = Mirror::with_table(false);
+    let objects = vec![store(1, "a"), store(2, "b")];
+    db.write(vote(10, objects, Some(record(10, vec![oid(1), oid(2)]))));
+    db.write(Write::Lock { ttid: ttid(10), tid: tid(13), approve_pack: false });
+    db.write(Write::Unlock { ttid: ttid(10), tid: tid(13), metadata: true });
+    // Its transaction is in partition 1, its objects in 1 and 2.
+    for (readable, last_tid, last_oid) in [
+        (vec![0, 1, 2], Some(tid(13)), Some(oid(2))),
+        (vec![1], Some(tid(13)), Some(oid(1))),
+        (vec![2], Some(tid(13)), Some(oid(2))),
+        (vec![0], None, None),
+        (vec![], None, None),
+    ] {
+        let Done::LastIds(ids) = db.read(Read::LastIds { readable: readable.clone() }) else {
+            panic!()
+        };
+        assert_eq!((ids.last_tid, ids.last_oid), (last_tid, last_oid), "{readable:?}");
+    }
+    db.check_all();
+}
+
 /// On a node without the metadata, there is nothing to lock.
 #[test]
 fn objects_are_committed_without_metadata() {
