@@ -55,6 +55,8 @@ pub struct BenchOptions {
     pub bin_dir: Option<PathBuf>,
     /// Executables to compare with.
     pub compare: Option<PathBuf>,
+    /// Measure storages on a private MariaDB server too.
+    pub mariadb: bool,
     /// Where databases are created; `None`: where the system has files that survive a restart.
     pub temp_dir: Option<PathBuf>,
     /// Number of storages, at least 1.
@@ -100,6 +102,11 @@ pub fn table() -> Table {
             "do the same with the executables of nodes of this directory, and show how many times \
              they are slower",
         ),
+        Opt::flag(
+            None,
+            "mariadb",
+            "measure a second cluster too, whose storages are on a private MariaDB server",
+        ),
         Opt::value(None, "temp-dir", "DIR", "create databases there (default: /var/tmp)"),
         Opt::value(None, "storages", "NUMBER", "number of storage nodes").default("1"),
         Opt::value(None, "partitions", "NUMBER", "number of partitions").default("12"),
@@ -116,7 +123,7 @@ pub fn table() -> Table {
     ];
     Table {
         program: "neobench",
-        description: "Measures a NEO cluster: one that it starts (SQLite), or one that runs.",
+        description: "Measures a NEO cluster: one that it starts, or one that runs.",
         options,
         positionals: "",
         takes_remainder: false,
@@ -141,6 +148,7 @@ impl BenchOptions {
             running: running(&settings)?,
             bin_dir: settings.path("bin-dir")?,
             compare: settings.path("compare")?,
+            mariadb: settings.flag("mariadb")?,
             temp_dir: settings.path("temp-dir")?,
             storages: count("storages", STORAGES_MAX)?.unwrap_or(1),
             partitions: count("partitions", PARTITIONS_MAX)?.unwrap_or(1),
@@ -165,7 +173,7 @@ fn running<E: Environment>(settings: &Settings<'_, E>) -> Result<Option<RunningC
         return Ok(None);
     };
     refuse_with(
-        &["bin-dir", "compare", "temp-dir", "storages", "partitions"],
+        &["bin-dir", "compare", "mariadb", "temp-dir", "storages", "partitions"],
         "not with --cluster: it is about a cluster to start",
     )?;
     let masters = settings.addresses("masters")?.unwrap_or_default();

@@ -14,6 +14,7 @@ use neo_common::config::bench::RunningCluster;
 use neo_common::types::Tid;
 use tempfile::TempDir;
 
+use super::mariadb::Server;
 use super::process;
 use crate::migrate::Failure;
 
@@ -146,6 +147,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What storages keep their data in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adapter {
+    /// A file each.
+    Sqlite,
+    /// A database each, of one server.
+    MariaDb,
+}
+
 /// Clusters that were started. They end when this is dropped.
 pub struct Started {
     processes: Processes,
@@ -187,6 +197,7 @@ impl Started {
     pub fn start(
         &mut self,
         bin_dir: &Path,
+        adapter: Adapter,
         storages: u32,
         partitions: u32,
     ) -> Result<Target, Failure> {
@@ -201,6 +212,33 @@ impl Started {
             masters: vec![master],
             nodes: Vec::new(),
         };
+        let server = match adapter {
+            Adapter::Sqlite => None,
+            Adapter::MariaDb => {
+                target.label.push_str(", MariaDB");
+                let server = Server::start(directory.join("mariadb"), storages)?;
+                target.nodes.push(Node { name: "mariadb".into(), pid: server.child.id() });
+                Some(server)
+            }
+        };
+        let databases: Vec<Vec<String>> = (1..=storages)
+            .map(|index| match &server {
+                None => {
+                    let path = directory.join(format!("storage{index}.sqlite"));
+                    let path = path.display().to_string();
+                    ["--adapter", "SQLite", "--database", &path].map(Into::into).into()
+                }
+                Some(server) => {
+                    let database = server.database(index);
+                    ["--adapter", "MySQL", "--wait", "60", "--database", &database]
+                        .map(Into::into)
+                        .into()
+                }
+            })
+            .collect();
+        if let Some(server) = server {
+            lock(&self.processes.children).push((server.output, server.child));
+        }
         let common = |bind: String| {
             let masters = master.to_string();
             ["--cluster", &cluster, "--masters", &masters, "--bind", &bind].map(Into::into)
@@ -220,11 +258,8 @@ impl Started {
             ["--partitions", &partitions.to_string(), "--autostart", &storages.to_string()]
                 .map(Into::into);
         start("master", "master", master.to_string(), &numbers)?;
-        for index in 1..=storages {
-            let name = format!("storage{index}");
-            let database = directory.join(format!("{name}.sqlite")).display().to_string();
-            let database = ["--adapter", "SQLite", "--database", &database].map(Into::into);
-            start("storage", &name, "127.0.0.1:0".into(), &database)?;
+        for (index, database) in (1..).zip(&databases) {
+            start("storage", &format!("storage{index}"), "127.0.0.1:0".into(), database)?;
         }
         start("admin", "admin", admin.to_string(), &[])?;
         self.wait_until_usable(&target)?;

@@ -10,7 +10,7 @@
 //!   sheet of figures (median of the rounds, ratio)  -->  table or JSON    figures, report, machine
 //! ```
 //!
-//! Two sets of executables are compared by alternating between two clusters, round by round: what
+//! Two sets of executables, or two kinds of databases, are compared by alternating between two clusters, round by round: what
 //! disturbs the machine disturbs both. A cluster that is not measured is idle.
 //!
 //! Figures depend on the machine, so nothing here ever fails because of one.
@@ -18,6 +18,7 @@
 mod cluster;
 mod figures;
 mod machine;
+mod mariadb;
 #[allow(unsafe_code)] // Explained there.
 mod process;
 mod python;
@@ -33,7 +34,7 @@ use neo_common::config::bench::Workload;
 use neo_common::logging::{self, LogOptions};
 
 use crate::migrate::Failure;
-use cluster::{Started, Target};
+use cluster::{Adapter, Started, Target};
 use figures::Sheet;
 use machine::Machine;
 use report::Report;
@@ -79,7 +80,12 @@ fn targets(
     signals::end_processes_when_interrupted(started.processes())?;
     let mut targets = Vec::new();
     for bin_dir in std::iter::once(&own).chain(&options.compare) {
-        targets.push(started.start(bin_dir, options.storages, options.partitions)?);
+        for adapter in [Adapter::Sqlite, Adapter::MariaDb] {
+            if adapter == Adapter::Sqlite || options.mariadb {
+                let (storages, partitions) = (options.storages, options.partitions);
+                targets.push(started.start(bin_dir, adapter, storages, partitions)?);
+            }
+        }
     }
     Ok((targets, Some(started)))
 }

@@ -42,6 +42,12 @@ pub fn spawn(program: &Path, args: &[String], output: File) -> io::Result<Child>
     command.spawn()
 }
 
+/// Whether we may do anything: some programs want to be told who to be then.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
 /// CPU time of all threads of a process so far; 0 is this process.
 ///
 /// # Errors
