@@ -14,6 +14,7 @@ use neo_storage::database::*;
 use tempfile::TempDir;
 
 use crate::harness::*;
+use crate::server::Scratch;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -22,14 +23,24 @@ fn load(number: u64) -> Job {
     Job::Read(Read::Load { partition, oid: oid(number), at: None, before: None })
 }
 
+/// Where databases are; removed in the end.
+struct Places {
+    directory: TempDir,
+    _scratch: Option<Scratch>,
+}
+
 /// A database of each kind, with a table: SQLite first.
-fn databases() -> (TempDir, Vec<Box<dyn Database>>) {
-    let Mirror { directory, sqlite, memory, disk, .. } = Mirror::with_table(false);
-    drop((sqlite, memory));
+fn databases() -> (Places, Vec<Box<dyn Database>>) {
+    let Mirror { directory, sqlite, memory, mysql, disk, scratch, .. } = Mirror::with_table(false);
+    drop((sqlite, memory, mysql));
     let sqlite = Sqlite::open(&options_in(&directory, false)).unwrap();
     let options = memory::Options { visible_delay: Duration::from_millis(5), ..Default::default() };
     let memory = Memory::open(&disk, CLUSTER, options).unwrap();
-    (directory, vec![Box::new(sqlite), Box::new(memory)])
+    let mut databases: Vec<Box<dyn Database>> = vec![Box::new(sqlite), Box::new(memory)];
+    if let Some(scratch) = &scratch {
+        databases.push(Box::new(scratch.open(CLUSTER, false).unwrap()));
+    }
+    (Places { directory, _scratch: scratch }, databases)
 }
 
 /// SQLite with a rollback journal: a commit and reads exclude each other.
@@ -48,7 +59,7 @@ fn quiet() -> Options {
 /// Once an unlock is reported, any read that is submitted sees it; before, none sees half of it.
 #[test]
 fn a_reported_unlock_is_visible_to_all_lanes() {
-    let (_directory, mut databases) = databases();
+    let (_places, mut databases) = databases();
     let (_other, rollback) = rollback();
     databases.push(rollback);
     for db in databases {
@@ -82,7 +93,7 @@ fn a_reported_unlock_is_visible_to_all_lanes() {
 #[test]
 fn lanes_are_bounded_and_lose_nothing() {
     const JOBS: u64 = 5 * lane::QUEUE_LEN as u64;
-    let (directory, databases) = databases();
+    let (places, databases) = databases();
     for db in databases {
         let wakes = Arc::new(AtomicUsize::new(0));
         let counter = wakes.clone();
@@ -123,6 +134,7 @@ fn lanes_are_bounded_and_lose_nothing() {
         assert_eq!(seen.len() as u64, JOBS + 1);
     }
     // The writer closed last: there is no log left.
+    let directory = places.directory;
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     let mut db = Sqlite::open(&options_in(&directory, false)).unwrap();
     assert_eq!(db.latest().unfinished().unwrap().len() as u64, JOBS / 2 - 1);
@@ -132,7 +144,7 @@ fn lanes_are_bounded_and_lose_nothing() {
 /// The reactor is woken up for results that come after it found none, and not for each of them.
 #[test]
 fn wake_ups_are_not_lost() {
-    let (_directory, databases) = databases();
+    let (_places, databases) = databases();
     for db in databases {
         let (sender, wakes) = mpsc::channel();
         let notify = Arc::new(move || sender.send(()).unwrap());
@@ -159,7 +171,7 @@ fn wake_ups_are_not_lost() {
 /// A database that fails is told to the driver, and nothing more is reported.
 #[test]
 fn a_failure_is_not_silent() {
-    let (_directory, mut databases) = databases();
+    let (_places, mut databases) = databases();
     let mut db = databases.remove(0);
     db.begin(CommitLevel::Durable).unwrap();
     db.erase().unwrap();

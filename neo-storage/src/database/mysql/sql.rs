@@ -50,9 +50,9 @@ pub fn list(sql: &mut String, numbers: impl IntoIterator<Item = i64>) {
     }
 }
 
-/// Number of rows or keys in one statement at most: far below any limit of a packet, and short
-/// enough for the optimizer, whose memory is proportional to it.
-pub const KEYS_MAX: usize = 10_000;
+/// Number of rows or keys in one statement at most. MariaDB makes a subquery of a longer list (see
+/// `in_predicate_conversion_threshold`), which may end in a scan of the whole table.
+pub const KEYS_MAX: usize = 1000;
 
 #[cfg(test)]
 mod tests {
