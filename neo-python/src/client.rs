@@ -281,9 +281,12 @@ impl Client {
     /// ZODB loads what it was told of. Others, that load what is current, would see a revision that
     /// is newer than the last transaction. Who is being told must not wait for itself.
     fn wait_until_told(&self, py: Python<'_>, serial: Tid) -> PyResult<()> {
-        if !TELLING.get() && waiting(py, || self.client.last_tid())? < serial {
-            waiting(py, || self.client.sync())?;
+        // Usually it was told long ago: nothing to wait for, and the interpreter is not released.
+        let is_told = || self.client.known_tid().is_some_and(|last| serial <= last);
+        if TELLING.get() || is_told() {
+            return Ok(());
         }
+        waiting(py, || self.client.sync())?;
         Ok(())
     }
 }

@@ -304,6 +304,12 @@ impl Client {
         }
     }
 
+    /// Like [`Client::last_tid`], but without waiting: `None` before the first connection, and after a
+    /// fork.
+    pub fn known_tid(&self) -> Option<Tid> {
+        self.shared.last_tid().ok().flatten()
+    }
+
     /// Waits until everything that was committed before this call is delivered; returns the last
     /// tid.
     ///
