@@ -91,7 +91,8 @@ fn undo_of_what_was_packed() {
         undone_tid: tid(undone),
         oids: vec![oid(number)],
     };
-    let refused = |answer: Packet| matches!(answer, Packet::Error { code: ErrorCode::OidNotFound, .. });
+    let refused =
+        |answer: Packet| matches!(answer, Packet::Error { code: ErrorCode::OidNotFound, .. });
     sign(&mut node, 42);
     order(&mut node, 0, Some((40, Some(vec![2]), 25)));
     expect_completed(&mut node, 40);
