@@ -272,3 +272,7 @@ def test_neobench_measures_python():
         cost = figures[group, 'CPU of client per load']
         print(f'{group}: {cost:.2f} µs')
         assert cost > 0
+    hit, copy = (figures['cache hit of 4 KiB, from Python', name] * 1000
+                 for name in ('load', 'bytes(dict[oid])'))
+    print(f'cache hit: {hit:.0f} ns, look-up that copies: {copy:.0f} ns')
+    assert 0 < hit and 0 < copy
