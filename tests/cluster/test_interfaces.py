@@ -119,6 +119,7 @@ def test_len(new_cluster):
     other = cluster.storage()
     assert len(other) == 30 and other.getSize() > 0
     commit(other, *[(oid, tid, None) for oid in oids[:10]])
+    storage.sync()
     assert len(other) == len(storage) == 20
 
 
