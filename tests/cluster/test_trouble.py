@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -28,6 +29,8 @@ from ZODB.utils import z64
 from cluster import PATIENCE, wait_for
 from proxy import DOWN, UP, Network
 from workload import Load
+
+from neo.client.exception import NEOStorageWrongChecksum
 
 BIG = os.urandom(300_000)   # more than one read of a socket, and does not compress
 
@@ -597,3 +600,59 @@ def test_conflict_is_a_conflict(network):
             pass    # the store went to the connection that was reset
     else:
         pytest.fail('no conflict')
+
+
+# Data
+
+
+def test_damaged_object(cluster):
+    """An object whose only copy is damaged is an error, unless it is to be rescued."""
+    storage = cluster.storage()
+    oid = storage.new_oid()
+    tid = commit(storage, {oid: b'right data'})
+    cluster.stop()
+    with sqlite3.connect(cluster.database(0)) as db:
+        assert db.execute("UPDATE data SET value='wrong data' WHERE value=?",
+                          (b'right data',)).rowcount == 1
+    for node in cluster.nodes:
+        node.start()
+    cluster.wait_running()
+    with pytest.raises(NEOStorageWrongChecksum, match='wrong checksum of object'):
+        Task(load, cluster.storage(), oid).result()
+    rescue = cluster.storage(ignore_wrong_checksum=True)
+    assert load(rescue, oid) == (b'wrong data', tid)
+    # What was loaded before is still in the cache of the first one; others are as they were.
+    assert storage.loadBefore(oid, tid) is None
+    tid = commit(storage, {oid: b'new data'}, serial=tid)
+    assert load(cluster.storage(), oid) == (b'new data', tid)
+
+
+def test_client_of_a_backup_cluster(new_cluster):
+    """A cluster in backup mode takes read-only clients; others are told why it refuses them."""
+    cluster = new_cluster(name='origin').start()
+    storage = cluster.storage()
+    oid = storage.new_oid()
+    tid = commit(storage, {oid: b'data'})
+    backup = new_cluster(name='copy')
+    backup.masters[0].args += ['--upstream-cluster', cluster.name,
+                               '--upstream-masters', cluster.master_nodes]
+    backup.start()
+    backup.ctl('set', 'cluster', 'starting_backup')
+    backup.wait_state('BACKINGUP')
+    with pytest.raises(ReadOnlyError):
+        Task(backup.storage).result()
+    with pytest.raises(ReadOnlyError):
+        Task(commit, backup.storage(read_only=True), {oid: b''}).result()
+
+    def reader(tid):
+        # As upstream's masters, ours do not tell clients what is copied: they see what was there when
+        # they connected.
+        client = backup.storage(read_only=True)
+        if client.lastTransaction() >= tid:
+            return client
+        client.close()
+    for data, following in (b'data', b'more'), (b'more', b'even more'):
+        client = wait_for(lambda: reader(tid), 'the transaction to be copied')
+        assert load(client, oid) == (data, tid)
+        tid = commit(storage, {oid: following}, serial=tid)
+        assert load(client, oid)[0] == data
