@@ -8,10 +8,12 @@ system is used but the programs, that are searched in the usual places
 
 import atexit
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 # Durable: to be used where a server is killed.
@@ -36,6 +38,23 @@ def program(variable, *names):
         if path:
             return path
     raise FileNotFoundError(f'{names[0]} not found: install mariadb-server, or set {variable}')
+
+
+def _popen(*args, **kw):
+    """The signal of setpriv is sent when the *thread* that started the process ends."""
+    started = queue.Queue()
+
+    def run():
+        try:
+            started.put(subprocess.Popen(*args, **kw))
+        except Exception as e:
+            started.put(e)
+        threading.Event().wait()
+    threading.Thread(target=run, daemon=True).start()
+    result = started.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def shared():
@@ -74,7 +93,7 @@ class Server:
 
     def spawn(self):
         with open(self.directory / 'log', 'ab') as log:
-            self._process = subprocess.Popen(
+            self._process = _popen(
                 ['setpriv', '--pdeathsig', 'KILL',
                  program('NEO_DB_MYSQLD', 'mariadbd', 'mysqld'), '--no-defaults',
                  f'--datadir={self.directory / "data"}', f'--socket={self.socket}',
