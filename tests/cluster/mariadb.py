@@ -22,6 +22,9 @@ DURABLE = '--innodb-flush-log-at-trx-commit=1',
 FAST = ('--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0',
         '--innodb-flush-method=nosync')
 
+# ZODB's tests have a directory for temporary files each, that they remove.
+TEMP = tempfile.gettempdir()
+
 PASSWORD = 'neo%neo'    # what has a meaning in configuration files
 
 _shared = None
@@ -70,7 +73,7 @@ class Server:
 
     def __init__(self, *settings):
         # Not in the directory of a test: the path of a socket is limited to 107 bytes.
-        self.directory = Path(tempfile.mkdtemp(prefix='neo-mariadb-'))
+        self.directory = Path(tempfile.mkdtemp(prefix='neo-mariadb-', dir=TEMP))
         self.socket = self.directory / 's'
         self._settings = settings
         self._process = None
