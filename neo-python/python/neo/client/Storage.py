@@ -314,14 +314,16 @@ class Storage(ConflictResolution.ConflictResolvingStorage, UndoLogCompatible):
         """
         if self._read_only:
             raise POSException.ReadOnlyError()
-        tid = tid_from_time(t)
-        if self._pack_gc if gc is None else gc:
-            self._collect_garbage(min(tid, self._native.sync()), referencesf)
+        gc = self._pack_gc if gc is None else gc
+        if gc and referencesf is None:
+            raise ValueError("references are needed to collect garbage")
+        tid = min(tid_from_time(t), self._native.sync())
         self._native.pack(tid)
+        if gc:
+            # Now nobody can undo what made it garbage.
+            self._collect_garbage(tid, referencesf)
 
     def _collect_garbage(self, tid, referencesf):
-        if referencesf is None:
-            raise ValueError("references are needed to collect garbage")
         collector = Collector(self._native, tid, referencesf, self._resolve)
         garbage = collector.garbage()
         tid, deleted = collector.delete(garbage, PACK_DESCRIPTION)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Garbage collection before a pack, for storages that are opened with `pack_gc`.
+"""Garbage collection after a pack, for storages that are opened with `pack_gc`.
 
 A cluster cannot collect garbage, because it does not know what a record refers to: the client does it,
 as FileStorage does.
@@ -9,7 +9,8 @@ as FileStorage does.
 - All else is deleted, in transactions like any other; then the revisions of what was deleted are packed
   away, whatever the time of the pack is.
 
-Everything is read once. References from other databases are not known.
+Everything is read once. References from other databases are not known. Like with any storage of ZODB, an
+application must not use an object again that was unreachable already at the time of the pack.
 """
 
 import logging
