@@ -19,8 +19,8 @@ use neo_common::protocol::{ErrorCode, NodeEntry, NodeState, NodeType, Packet, Ro
 use neo_common::types::{NodeId, Ptid, Tid, nid_str};
 
 use crate::commands::{CheckedPartitions, Command, Storages};
-use crate::{json, output};
 use crate::usage::USAGE;
+use crate::{json, output};
 
 /// What to do next.
 #[derive(Clone, PartialEq, Debug)]
@@ -101,9 +101,7 @@ impl Dialog {
         let state = std::mem::replace(&mut self.state, State::Last);
         let step = match state {
             State::First => self.first_answer(packet),
-            State::LastIds { ptid, backup_tid } => {
-                last_ids(ptid, backup_tid, &packet, self.json)
-            }
+            State::LastIds { ptid, backup_tid } => last_ids(ptid, backup_tid, &packet, self.json),
             State::Nodes { header, rows } => nodes(header, &rows, &packet),
             State::Last => None,
         };

@@ -2,6 +2,7 @@
 //! Tools around a NEO cluster.
 //!
 //! - [`mod@bench`]: `neobench`, how fast a cluster is;
+//! - [`logs`]: `neolog`, what nodes logged;
 //! - [`migrate`]: `neomigrate`, from and to `Data.fs`;
 //! - [`simple`]: `neosimple`, a cluster in one process.
 //!
@@ -11,5 +12,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bench;
+pub mod logs;
 pub mod migrate;
 pub mod simple;

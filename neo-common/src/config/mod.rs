@@ -11,7 +11,7 @@
 //! - [`ini`]: the dialect of configuration files;
 //! - [`settings`]: precedence (command line, section, `[DEFAULT]`, built-in default) and types;
 //! - [`address`]: `host:port` and lists of them;
-//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`migrate`], [`simple`], [`mod@bench`]: the
+//! - [`daemon`], [`master`], [`storage`], [`admin`], [`ctl`], [`mod@log`], [`migrate`], [`simple`], [`mod@bench`]: the
 //!   tables of the executables and the plain structs that they give.
 //!
 //! What scripts and supervisor files of upstream rely on is followed (lib/config.py on Python's
@@ -28,6 +28,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod environment;
 pub mod ini;
+pub mod log;
 pub mod master;
 pub mod migrate;
 pub mod options;
@@ -47,6 +48,7 @@ pub use daemon::{DaemonOptions, TlsFiles};
 pub use environment::Environment;
 #[cfg(feature = "net")]
 pub use environment::{System, arguments};
+pub use log::LogViewOptions;
 pub use master::MasterOptions;
 pub use migrate::MigrateOptions;
 pub use settings::Loaded;

@@ -37,6 +37,7 @@ pub use handler::{Fault, Handled, Handler, base_error};
 pub use io::{CallId, ConnId, Flush, Input, Io, JobId, Lost, Output, Signal};
 
 use crate::limits::{IDLE_CLIENT_DELAY, RECONNECT_DELAY};
+use crate::logging::{PACKETS, PacketRecord};
 use crate::prng::Prng;
 use crate::protocol::frame::HANDSHAKE;
 use crate::protocol::{ErrorCode, MsgId, Packet};
@@ -124,8 +125,19 @@ impl<A: App> State<A> {
     }
 
     fn put(&mut self, conn: ConnId, id: Option<MsgId>, packet: &Packet) {
-        log::trace!("{conn:?} > #{id:?} {}", packet.name());
+        self.log_packet(conn, '>', id, packet);
         self.put_raw(conn, |c| packet.encode(id, &mut c.out));
+    }
+
+    fn log_packet(&self, conn: ConnId, direction: char, id: Option<MsgId>, packet: &Packet) {
+        // Not for nothing: the peer has to be looked up.
+        if log::log_enabled!(target: PACKETS, log::Level::Trace)
+            && let Some(c) = self.conns.get(&conn)
+        {
+            let nid = c.nid.map_or_else(|| "?".to_owned(), |nid| nid.to_string());
+            let peer = format!("{nid} ({})", c.address);
+            log::trace!(target: PACKETS, "{}", PacketRecord { id, direction, peer, packet });
+        }
     }
 
     fn put_raw(&mut self, conn: ConnId, write: impl FnOnce(&mut Connection<A>)) {
@@ -299,7 +311,7 @@ impl<A: App> Engine<A> {
     }
 
     fn packet(&mut self, conn: ConnId, id: Option<MsgId>, packet: Packet) {
-        log::trace!("{} {conn:?} < #{id:?} {}", self.app.label(), packet.name());
+        self.state.log_packet(conn, '<', id, &packet);
         let c = self.state.conns.get_mut(&conn).expect("checked by the caller");
         let handler = c.handler();
         let name = packet.name();

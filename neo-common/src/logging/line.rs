@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use log::{Level, Record};
 
+use super::packet::{PACKET_LEVEL, PACKETS};
+
 /// Date and time where this machine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LocalTime {
@@ -36,6 +38,7 @@ pub fn write_line(
 ) -> io::Result<()> {
     let LocalTime { year, month, day, hour, minute, second, decimillis } = time;
     let level = match record.level() {
+        _ if record.target() == PACKETS => PACKET_LEVEL,
         Level::Error => "ERROR",
         Level::Warn => "WARNING",
         Level::Info => "INFO",

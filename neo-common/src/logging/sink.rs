@@ -5,14 +5,15 @@
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::{local_time, write_line};
+use super::recent::Recent;
+use super::{PACKETS, local_time, write_line};
 use crate::config::{DaemonOptions, Exit};
 
 /// Name in the lines, if there is no other one.
@@ -52,7 +53,13 @@ struct Logger {
 struct LogFile {
     path: PathBuf,
     level: LevelFilter,
-    file: Mutex<File>,
+    output: Mutex<Output>,
+}
+
+struct Output {
+    file: File,
+    /// Packets that are not written.
+    packets: Recent,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -95,8 +102,9 @@ pub fn setup(options: &LogOptions) -> io::Result<()> {
     let file = match &options.file {
         None => None,
         Some(path) => {
-            let file = Mutex::new(open(path)?);
-            Some(LogFile { path: path.clone(), level: options.file_level, file })
+            let output = Output { file: open(path)?, packets: Recent::default() };
+            let (path, level) = (path.clone(), options.file_level);
+            Some(LogFile { path, level, output: Mutex::new(output) })
         }
     };
     let name = options.name.clone();
@@ -144,9 +152,10 @@ pub fn setup_daemon(
 /// # Errors
 /// If it cannot be opened; then the previous one is still written to.
 pub fn reopen() -> io::Result<()> {
-    if let Some(LogFile { path, file, .. }) = LOGGER.get().and_then(|logger| logger.file.as_ref()) {
+    let file = LOGGER.get().and_then(|logger| logger.file.as_ref());
+    if let Some(LogFile { path, output, .. }) = file {
         let new = open(path)?;
-        *lock(file) = new;
+        lock(output).file = new;
     }
     Ok(())
 }
@@ -155,9 +164,9 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
+fn lock(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
     // A panic of another thread in the middle of a line does no harm to the next one.
-    file.lock().unwrap_or_else(PoisonError::into_inner)
+    output.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn now_us() -> u64 {
@@ -167,7 +176,8 @@ fn now_us() -> u64 {
 
 impl Logger {
     fn level(&self) -> LevelFilter {
-        let file = self.file.as_ref().map_or(LevelFilter::Off, |file| file.level);
+        // Packets are traces.
+        let file = self.file.as_ref().map_or(LevelFilter::Off, |_| LevelFilter::Trace);
         self.stderr.filter().max(file)
     }
 }
@@ -175,6 +185,9 @@ impl Logger {
 impl LogFile {
     /// Other crates only have their say above INFO: what they do is their business.
     fn accepts(&self, metadata: &Metadata<'_>) -> bool {
+        if metadata.target() == PACKETS {
+            return true;
+        }
         metadata.level() <= self.level
             && (metadata.target().starts_with("neo") || metadata.level() <= LevelFilter::Warn)
     }
@@ -192,12 +205,27 @@ impl Log for Logger {
             // A log that cannot be written is no reason to stop, and there is nobody to tell.
             let node = NodeName::current();
             let name = node.or(&self.name);
-            let _ = write_line(&mut *lock(&file.file), local_time(now_us()), name, record);
+            let mut line = Vec::new();
+            let _ = write_line(&mut line, local_time(now_us()), name, record);
+            let Output { file, packets } = &mut *lock(&file.output);
+            if record.target() == PACKETS {
+                packets.push(line);
+                return;
+            }
+            if record.level() <= Level::Warn {
+                let _ = packets.flush(file);
+            }
+            let _ = file.write_all(&line);
         }
     }
 
-    /// Nothing is buffered.
-    fn flush(&self) {}
+    /// Writes the packets that are in memory.
+    fn flush(&self) {
+        if let Some(file) = &self.file {
+            let Output { file, packets } = &mut *lock(&file.output);
+            let _ = packets.flush(file);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -247,6 +275,23 @@ mod tests {
         .unwrap();
         assert_eq!((lines("neo.log.1").len(), lines("neo.log").len()), (3, 1));
         assert!(lines("neo.log")[0].contains(" M1 "));
+
+        // Packets are written on request, or with the next warning.
+        let packet = |text: &str| log::trace!(target: PACKETS, "#0x0001 {text}] packet");
+        let packets = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().filter(|line| line.ends_with("] packet")).count()
+        };
+        packet("Ping");
+        log::info!(target: "neo_test", "four");
+        assert_eq!(packets(), 0);
+        log::logger().flush();
+        assert_eq!(packets(), 1);
+        packet("Pong");
+        log::warn!(target: "neo_test", "five");
+        assert_eq!(packets(), 2);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(" PACKET    M1 "), "{text}");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -90,6 +90,8 @@ pub fn run<A: App, H: Host<A>>(
         if let Some(status) = driver.wants_exit() {
             let at = *exit_at.get_or_insert_with(|| Instant::now() + EXIT_DELAY);
             if driver.exit_status().is_some() || Instant::now() >= at {
+                // What happened last may tell why it ends.
+                log::logger().flush();
                 return Ok(match (status, received) {
                     (EXIT_BY_SIGNAL, Some(signal)) => Exit::Signal(signal),
                     (EXIT_BY_SIGNAL, None) => Exit::Status(0),

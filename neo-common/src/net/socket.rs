@@ -13,9 +13,7 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::limits::{
-    KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX,
-};
+use crate::limits::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX};
 
 /// Pieces of one vectored write.
 const SLICES_MAX: usize = 64;
