@@ -18,6 +18,8 @@ Runs simulated clusters, whose faults are drawn from a seed, and checks what the
   --seeds N           run that many seeds (default: 100)
   --first N           first of them (default: 0)
   --faults LEVEL      off, lite, swarm; default: depends on the seed, mostly swarm
+  --replicas N        copies of each partition beside the first, where there are enough storages
+                      (default: 0)
   --duration SECONDS  how long there are faults, in simulated time (default: 40)
   --jobs N            how many run at once (default: number of cores)
 
@@ -56,6 +58,8 @@ pub struct Arguments {
     pub level: Option<Level>,
     /// How long there are faults.
     pub duration: Duration,
+    /// Replicas, at most.
+    pub replicas: u32,
     /// How many run at once.
     pub jobs: usize,
 }
@@ -69,6 +73,7 @@ impl Arguments {
             log: None,
             level: None,
             duration: DURATION,
+            replicas: 0,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
         };
         let (mut seed, mut first, mut count, mut is_worker) = (None, 0, 100, false);
@@ -89,6 +94,7 @@ impl Arguments {
                 "--first" => first = number(&value()?)?,
                 "--jobs" => result.jobs = number(&value()?)?.max(1) as usize,
                 "--duration" => result.duration = Duration::from_secs(number(&value()?)?),
+                "--replicas" => result.replicas = number(&value()?)?.min(10) as u32,
                 "--faults" => result.level = Some(level(&value()?)?),
                 "--log" => {
                     let text = value()?;
@@ -121,7 +127,8 @@ impl Arguments {
             1 | 2 => Level::Lite,
             _ => Level::Swarm,
         });
-        Settings { seed, level, duration: self.duration, trace: self.trace }
+        let Self { duration, trace, replicas, .. } = *self;
+        Settings { seed, level, duration, trace, replicas }
     }
 
     /// The options that change what a seed does, as they are written.
@@ -132,6 +139,9 @@ impl Arguments {
         }
         if self.duration != DURATION {
             options.push(format!("--duration={}", self.duration.as_secs()));
+        }
+        if self.replicas != 0 {
+            options.push(format!("--replicas={}", self.replicas));
         }
         options
     }

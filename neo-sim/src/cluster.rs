@@ -837,8 +837,8 @@ impl Cluster {
         cluster.pt.table().nodes().all(|nid| cluster.ready().contains_key(&nid))
     }
 
-    /// Whether there is nothing more to do in any storage: nothing is stored, packed or replicated,
-    /// and nobody has a transaction. (Clients that lost power are noticed late.)
+    /// Whether there is nothing more to do in any storage: nothing is stored or packed, all cells
+    /// are replicated, and nobody has a transaction. (Clients that lost power are noticed late.)
     pub fn is_idle(&mut self) -> bool {
         let storages = self.hosts(Role::Storage).into_iter().all(|host| {
             let process = self.world.process::<StorageProcess>(host);
@@ -849,7 +849,13 @@ impl Cluster {
         });
         let master = self.serving_master();
         let master = master.and_then(|host| self.world.process::<MasterProcess>(host));
-        storages && master.is_none_or(|master| master.engine.app.cluster.tm.iter().next().is_none())
+        storages
+            && master.is_none_or(|master| {
+                let cluster = &master.engine.app.cluster;
+                let table = cluster.pt.table();
+                cluster.tm.iter().next().is_none()
+                    && table.nodes().all(|nid| table.outdated_of(nid).next().is_none())
+            })
     }
 
     /// What all nodes are doing, for who looks for the cause of a problem.

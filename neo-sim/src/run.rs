@@ -46,6 +46,8 @@ pub struct Settings {
     pub duration: Duration,
     /// Prints the story.
     pub trace: bool,
+    /// Copies of each partition beside the first one, at most.
+    pub replicas: u32,
 }
 
 /// What came out.
@@ -82,7 +84,7 @@ pub fn draw(settings: &Settings) -> (Options, Plan) {
         storages,
         // Those without cell would be of no use.
         partitions: (storages + prng.below(12)) as u32,
-        replicas: 0,
+        replicas: settings.replicas.min(storages as u32 - 1),
         clients: 1 + prng.below(3),
         autostart: prng.one_in(2).then_some(storages as u32),
         pace: plan.pace,
