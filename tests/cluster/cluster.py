@@ -215,7 +215,7 @@ class Cluster:
         self.server = server        # of `mariadb`
         if self.adapter == 'MySQL':
             self.server = server or mariadb.shared()
-            self._databases = [self.server.new_database() for _ in range(storages)]
+            self._databases = []
         self._clients = []
         master_names = [f'master_{i}' for i in range(masters)]
         addresses = [self._address(x, 10000) for x in master_names]
@@ -260,14 +260,30 @@ class Cluster:
     def database(self, index):
         """Database string of a storage: for SQLite, the path of its file."""
         if self.adapter == 'MySQL':
+            while index >= len(self._databases):
+                self._databases.append(self.server.new_database())
             return f'root@{self._databases[index]}{self.server.socket}'
         return self.directory / f'storage_{index}.sqlite'
 
     @contextlib.contextmanager
-    def open_database(self, index):
-        """A connection that does not go through NEO; what it changes is committed."""
+    def open_database(self, index, read_only=False):
+        """A connection that does not go through NEO; what it changes is committed.
+
+        None if `read_only`, and there is no database yet.
+        """
         if self.adapter == 'MySQL':
             with mariadb.Connection(self.server, self._databases[index]) as db:
+                exists = not read_only or db.execute("SHOW TABLES LIKE 'config'").fetchone()
+                yield db if exists else None
+        elif read_only:
+            uri = f'file:{self.database(index)}?mode=ro'
+            try:
+                db = sqlite3.connect(uri, uri=True, timeout=5)
+                db.execute('SELECT * FROM config')
+            except sqlite3.OperationalError:
+                yield None
+                return
+            with contextlib.closing(db):
                 yield db
         else:
             with contextlib.closing(sqlite3.connect(self.database(index))) as db, db:

@@ -171,8 +171,11 @@ class Connection:
     def execute(self, sql, parameters=None):
         cursor = self._connection.cursor()
         sql = sql.replace('"partition"', '`partition`')
-        for name in parameters or ():
-            sql = sql.replace(f':{name}', f'%({name})s')
+        if isinstance(parameters, dict):
+            for name in parameters:
+                sql = sql.replace(f':{name}', f'%({name})s')
+        elif parameters:
+            sql = sql.replace('?', '%s')
         cursor.execute(sql, parameters)
         return cursor
 

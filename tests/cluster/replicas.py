@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Storages that come and go, and the comparison of the copies that they hold."""
 
+import contextlib
 import itertools
-import sqlite3
-from contextlib import closing
 
 from cluster import wait_for
 
 
 def nid_of(cluster, node):
     """Node id of a storage (`S1`) as its database knows it, None before it has one."""
-    path = cluster.database(cluster.storages.index(node))
-    try:
-        with closing(sqlite3.connect(f'file:{path}?mode=ro', uri=True, timeout=5)) as db:
-            row = db.execute("SELECT value FROM config WHERE name='nid'").fetchone()
-    except sqlite3.OperationalError:
-        return None     # not created yet
-    return row and f'S{row[0]}'
+    with cluster.open_database(cluster.storages.index(node), read_only=True) as db:
+        row = db and db.execute("SELECT value FROM config WHERE name='nid'").fetchone()
+    nid = row and row[0]
+    return nid and f"S{nid.decode() if isinstance(nid, bytes) else nid}"
 
 
 def cells(cluster):
@@ -55,9 +51,9 @@ def wait_all_up_to_date(cluster, replicas, timeout, without=None):
 # What a cell holds, in an order that does not depend on the storage. `data.id` does.
 TABLES = {
     'trans': 'SELECT tid, packed, oids, user, description, ext, ttid FROM trans'
-             ' WHERE partition=? ORDER BY tid',
+             ' WHERE "partition"=? ORDER BY tid',
     'obj': 'SELECT oid, tid, value_tid, hash, compression, value FROM obj'
-           ' LEFT JOIN data ON data_id=id WHERE partition=? ORDER BY oid, tid',
+           ' LEFT JOIN data ON data_id=id WHERE "partition"=? ORDER BY oid, tid',
 }
 
 
@@ -66,19 +62,19 @@ def compare_replicas(cluster, table, ignore=()):
 
     `ignore`: columns that may differ. Returns the number of rows that were found equal.
     """
-    paths = {nid_of(cluster, node): cluster.database(i)
-             for i, node in enumerate(cluster.storages)}
+    indexes = {nid_of(cluster, node): i for i, node in enumerate(cluster.storages)}
     count = 0
     for partition, column in enumerate(zip(*table.values())):
         nids = [nid for nid, state in zip(table, column) if state == 'U']
-        dbs = [sqlite3.connect(f'file:{paths[nid]}?mode=ro', uri=True) for nid in nids]
-        for name, query in TABLES.items():
-            for column in ignore:
-                query = query.replace(f' {column},', '')
-            for rows in itertools.zip_longest(*(db.execute(query, (partition,)) for db in dbs)):
-                assert len(set(rows)) == 1, (
-                    f'partition {partition}, {name}: {dict(zip(nids, rows))}')
-                count += len(rows)
-        for db in dbs:
-            db.close()
+        with contextlib.ExitStack() as stack:
+            dbs = [stack.enter_context(cluster.open_database(indexes[nid], read_only=True))
+                   for nid in nids]
+            for name, query in TABLES.items():
+                for column in ignore:
+                    query = query.replace(f' {column},', '')
+                for rows in itertools.zip_longest(
+                        *(db.execute(query, (partition,)) for db in dbs)):
+                    assert len(set(rows)) == 1, (
+                        f'partition {partition}, {name}: {dict(zip(nids, rows))}')
+                    count += len(rows)
     return count

@@ -229,7 +229,10 @@ def test_cut_network(request, tmp_path):
 
 def test_the_comparison_sees_damage(new_cluster):
     """A row that is missing, or that differs, does not go unnoticed."""
-    cluster = new_cluster(storages=2, replicas=REPLICAS).start()
+    cluster = new_cluster(storages=2, replicas=REPLICAS)
+    if cluster.adapter != 'SQLite':
+        pytest.skip('it restores files')
+    cluster.start()
     with Load(cluster, processes=1, threads=2) as load:
         load.wait_progress(20, PATIENCE)
         load.stop()
