@@ -112,8 +112,9 @@ pub struct Cluster {
     pub startup: Startup,
     /// There is a database: a new partition table is not made automatically any more.
     pub has_table: bool,
-    /// Version of the last partition table that was made from nothing.
-    pub made_ptid: Ptid,
+    /// Version of the partition table when the last recovery began. Storages that are away may have
+    /// it: it must not be the version of another table.
+    pub told_ptid: Option<Ptid>,
     /// Version of the partition table when the last transaction was committed. Readable cells of
     /// older versions may miss transactions.
     pub commit_ptid: Option<Ptid>,
@@ -160,7 +161,7 @@ impl Cluster {
             truncate_tid: None,
             startup: Startup::WhenComplete,
             has_table: false,
-            made_ptid: 0,
+            told_ptid: None,
             commit_ptid: None,
             primary_since: None,
             is_stopping: false,

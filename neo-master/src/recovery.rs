@@ -62,6 +62,7 @@ impl Recovery {
     /// Asks all storages that are there.
     pub fn start(cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Self {
         log::info!("begin the recovery of the status");
+        cluster.told_ptid = cluster.told_ptid.max(cluster.pt.table().ptid());
         let (partitions, replicas) = (cluster.options.partitions, cluster.options.replicas);
         cluster.pt = PartitionTable::new(partitions, replicas).expect("checked at start");
         cluster.set_state(io, ClusterState::Recovering);
@@ -166,16 +167,25 @@ impl Recovery {
             pt.make(&nids, &cluster.topology()).expect("there is at least one node");
             // If the cluster was interrupted before it served, a storage that is away may have got
             // another table. It must not look as recent as this one.
-            while pt.table().ptid() <= Some(cluster.made_ptid) {
+            while pt.table().ptid() <= cluster.told_ptid {
                 pt.next_ptid();
             }
-            cluster.made_ptid = pt.table().ptid().expect("it is made");
             cluster.pt = pt;
             cluster.send_to_admins(io, &cluster.partition_table());
         } else {
+            let told_ptid = cluster.told_ptid;
             let Cluster { pt, nm, .. } = &mut *cluster;
             let changes = pt.outdate(None, |nid| nm.state_of(nid) == NodeState::Running);
-            if let Some(packet) = cluster.partition_changes(changes) {
+            if pt.table().ptid() < told_ptid {
+                // The same goes for a storage that is away with a later table than this one:
+                // 1. S1 and S2 are up-to-date. S1 is lost: S2 gets version 2, then it is lost as well.
+                // 2. S1 is back. Nothing was committed meanwhile, so the cluster restarts with it: its
+                //    table must not be version 2, otherwise that of S2 may be taken for it later.
+                while pt.table().ptid() <= told_ptid {
+                    pt.next_ptid();
+                }
+                cluster.send_to_admins(io, &cluster.partition_table());
+            } else if let Some(packet) = cluster.partition_changes(changes) {
                 cluster.send_to_admins(io, &packet);
             }
             if cluster.backup_tid.is_some() {

@@ -314,6 +314,16 @@ fn restart_with_the_storage_that_was_lost_first() {
     assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "OU");
 }
 
+/// S1 has version 2 of the table, where the cells of S2 are out-of-date. The other way round is another
+/// version: if S1 is believed later, all that was committed without it is lost.
+#[test]
+fn two_storages_never_have_two_tables_of_the_same_version() {
+    let (mut h, _, two) = first_lost_is_back(0);
+    h.verify(&[two]);
+    let table = h.engine.app.cluster.pt.table();
+    assert_eq!((table.ptid(), format(&table.to_wire(), 2)), (Some(3), "OU".into()));
+}
+
 /// S2 misses transactions that were acknowledged: S1 is waited for, because it has them.
 #[test]
 fn no_restart_without_what_was_committed() {
