@@ -136,9 +136,18 @@ fn difference(
     let rows = |cell: &Cell| cell.objects.keys().copied().collect::<BTreeSet<_>>();
     let (tids, other_tids) = (tids(cell), tids(other));
     let (rows, other_rows) = (rows(cell), rows(other));
+    let records = cell.transactions.iter().filter_map(|(tid, record)| {
+        let other = other.transactions.get(tid).filter(|other| *other != record)?;
+        Some(format!("{tid}: {record:?} / {other:?}"))
+    });
+    let objects = cell.objects.iter().filter_map(|(key, row)| {
+        let other = other.objects.get(key).filter(|other| *other != row)?;
+        Some(format!("{key:?}: {row:?} / {other:?}"))
+    });
+    let unequal: Vec<String> = records.chain(objects).take(3).collect();
     Violation(format!(
         "readable cells of partition {partition} differ: only in {nid}: {:?} {:?}; only in \
-         {other_nid}: {:?} {:?}",
+         {other_nid}: {:?} {:?}; unequal: {unequal:?}",
         tids.difference(&other_tids).collect::<Vec<_>>(),
         rows.difference(&other_rows).collect::<Vec<_>>(),
         other_tids.difference(&tids).collect::<Vec<_>>(),
