@@ -543,7 +543,8 @@ pub(crate) fn job_done(
             start_backup(shared, io, last_tid);
         }
         OperationAfter::BackupStarted => {
-            operation.replicator.backup_started(&done!(done, CellNextTids));
+            let next_tids = done!(done, CellNextTids);
+            crate::replicator::backup_started(operation, shared, io, &next_tids);
         }
     }
 }

@@ -54,7 +54,7 @@ impl Handler<Storage> for MasterHandler {
                 replicator::transaction_finished(operation, shared, io, ttid, max_tid);
             }
             Packet::StartOperation { backup: true } => {
-                if shared.backup_tid.is_none() {
+                if shared.backup_tid.is_none() && operation.replicator.backup_starting() {
                     let readable = shared.readable();
                     let job = Read::LastIds { readable };
                     read_latest_for(shared, io, job, OperationAfter::BackupLastIds);

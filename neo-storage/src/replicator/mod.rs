@@ -158,6 +158,14 @@ struct Current {
     add_jobs: u32,
 }
 
+/// What the master orders in backup mode: `Replicate`.
+#[derive(Debug)]
+struct Order {
+    tid: Tid,
+    upstream_name: String,
+    sources: Map<Partition, Option<SocketAddr>>,
+}
+
 /// State of replication.
 #[derive(Debug, Default)]
 pub struct Replicator {
@@ -171,6 +179,8 @@ pub struct Replicator {
     current: Option<Current>,
     /// Connections to nodes of the upstream cluster.
     upstream: BTreeMap<SocketAddr, source::Upstream>,
+    /// Orders that wait until it is known where cells resume, while backup mode begins.
+    parked: Option<Vec<Order>>,
     /// Connection that was used last.
     last_conn: Option<ConnId>,
     attempt: u64,
@@ -259,8 +269,25 @@ impl Replicator {
         }
     }
 
+    /// Backup mode is about to begin; `false` if it was told already.
+    ///
+    /// 1. The master tells to begin, and what to replicate right behind it.
+    /// 2. The database is asked where cells resume.
+    /// 3. A partition with little data is replicated.
+    /// 4. The answer of the database arrives, from before that.
+    ///
+    /// If the cell took it, the backup tid would stay at the beginning until the next transaction
+    /// upstream: readers would see nothing, and without the upstream cluster everything would be
+    /// truncated. So orders wait for the answer.
+    pub(crate) fn backup_starting(&mut self) -> bool {
+        self.parked.is_none() && {
+            self.parked = Some(Vec::new());
+            true
+        }
+    }
+
     /// Backup mode begins: where readable cells resume.
-    pub(crate) fn backup_started(&mut self, next_tids: &[(Partition, CellNext)]) {
+    fn backup_started(&mut self, next_tids: &[(Partition, CellNext)]) {
         for (partition, next) in next_tids {
             if let (Some(cell), CellNext::Backup(trans, obj)) =
                 (self.cells.get_mut(partition), next)
@@ -368,6 +395,33 @@ pub(crate) fn replicate(
     if tid >= Tid::MAX {
         return Err(Fault::protocol("invalid tid to replicate"));
     }
+    let order = Order { tid, upstream_name: upstream_name.to_owned(), sources };
+    match &mut operation.replicator.parked {
+        Some(parked) => parked.push(order),
+        None => obey(operation, shared, io, order),
+    }
+    Ok(())
+}
+
+/// Backup mode begins: where readable cells resume, according to the database.
+pub(crate) fn backup_started(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    next_tids: &[(Partition, CellNext)],
+) {
+    operation.replicator.backup_started(next_tids);
+    for order in operation.replicator.parked.take().unwrap_or_default() {
+        obey(operation, shared, io, order);
+    }
+}
+
+fn obey(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    Order { tid, upstream_name, sources }: Order,
+) {
     let replicator = &mut operation.replicator;
     let current = replicator.current.as_ref().map(|current| current.partition);
     let mut is_changed = false;
@@ -378,7 +432,7 @@ pub(crate) fn replicate(
         };
         match source {
             Some(address) => {
-                replicator.sources.insert(partition, (address, upstream_name.to_owned()));
+                replicator.sources.insert(partition, (address, upstream_name.clone()));
                 replicator.orders.insert(partition, tid);
                 cell.retry_at = Duration::ZERO;
             }
@@ -396,7 +450,6 @@ pub(crate) fn replicate(
         write_for(shared, io, Write::SetBackupTid(Some(backup_tid)), after);
     }
     poll(operation, shared, io);
-    Ok(())
 }
 
 /// Leaves the upstream cluster. Upstream: `stop`.
@@ -412,6 +465,9 @@ pub(crate) fn stop(operation: &mut Operation, shared: &mut Shared, io: &mut Io<'
         io.close(upstream.conn);
     }
     // Cancel all orders from the upstream cluster.
+    if let Some(parked) = &mut replicator.parked {
+        parked.retain(|order| order.upstream_name.is_empty());
+    }
     let Replicator { orders, sources, .. } = replicator;
     orders.retain(|partition, tid| match sources.get(partition) {
         Some((address, name)) if !name.is_empty() => {

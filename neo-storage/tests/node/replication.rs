@@ -759,6 +759,41 @@ fn backup_normal_case() {
     );
 }
 
+/// Backup mode begins while the node serves: what it is ordered to replicate right behind that waits
+/// for the database, which tells where cells resume.
+#[test]
+fn backup_orders_before_the_database_answers() {
+    let mut node = Node::serving(2);
+    let upstream = storage_address(77);
+    (node.hold_reads, node.hold_writes) = (true, true);
+    node.tell(Packet::StartOperation { backup: true });
+    // Told twice: the same beginning.
+    node.tell(Packet::StartOperation { backup: true });
+    node.tell(Packet::Replicate {
+        tid: tid(11),
+        upstream_name: "up".into(),
+        sources: Map(vec![(0, None), (1, Some(upstream))]),
+    });
+    assert!(!node.is_connecting());
+    (node.hold_reads, node.hold_writes) = (false, false);
+    node.run();
+    let conn = node.connected(upstream);
+    let (id, _) = node.receive(conn).unwrap();
+    node.write_as(conn, id, &accepted(None, None));
+    let id = expect_transactions(&mut node, conn, (0, 11), &[]);
+    node.write_as(conn, id, &add_transaction(11, &[1]));
+    answer_transactions(&mut node, conn, id, None);
+    let id = expect_objects(&mut node, conn, (0, 0, 11), &[]);
+    node.write_as(conn, id, &add_object(1, 11, "a"));
+    answer_objects(&mut node, conn, id, None);
+    assert_eq!(node.engine.app.backup_tid(), Some(tid(11)));
+    let client = node.client(1);
+    assert_eq!(node.load(client, 1), (11, "a".into()));
+    // On disk too: this is what decides whether the data survives without the upstream cluster.
+    let node = Node::start(config(), node.disk.clone(), 1);
+    assert_eq!(node.engine.app.backup_tid(), Some(tid(11)));
+}
+
 /// Stopping the backup cancels what comes from upstream, not what makes cells equal.
 #[test]
 fn stopping_backup() {
