@@ -139,7 +139,8 @@ impl MySql {
         if !session.server().facts().is_durable {
             log::warn!(
                 "the database server does not write each commit to disk: the last ones may be lost if \
-                 it is killed. Set innodb_flush_log_at_trx_commit (rocksdb_...) to 1"
+                 it is killed. Set innodb_flush_log_at_trx_commit (or rocksdb_...) to 1, and sync_binlog if \
+                 it has a binary log"
             );
         }
         let references = References::load(&mut session)?;

@@ -52,7 +52,7 @@ const LAST_TID: &str = "SELECT tid FROM obj FORCE INDEX (PRIMARY)
 const HAS_REVISION: &str = "SELECT 1 FROM obj WHERE `partition`=? AND oid=? AND tid=?";
 
 const TRANSACTION: &str = "SELECT trans.oids, user, description, ext, packed, ttid,
-        pack.tid, approved, partial, pack.oids, pack_tid
+        pack.tid, approved, partial, pack.oids IS NOT NULL, pack_tid
     FROM trans LEFT JOIN pack ON pack.tid = trans.tid
     WHERE `partition`=? AND trans.tid=?";
 
@@ -297,10 +297,23 @@ impl Reader for MySqlReader {
             packed: columns.boolean()?,
             ttid: Ttid::new(columns.int()? as u64),
         };
-        let pack = match columns.optional_tid()? {
-            Some(_) => Some(pack_order(&mut columns)?),
-            None => None,
+        if columns.optional_tid()?.is_none() {
+            return Ok(Some(TransactionInfo { tid, record, pack: None }));
+        }
+        let approved = columns.optional_int()?.map(|approved| approved != 0);
+        let (partial, has_oids) = (columns.boolean()?, columns.boolean()?);
+        let pack_tid = columns.optional_tid()?.unwrap_or(Tid::ZERO);
+        // Alone, because a row must not be longer than a packet. They never change.
+        let oids = match has_oids {
+            true => {
+                let sql = "SELECT oids FROM pack WHERE tid=?";
+                let row = self.session.row(sql, params![int(tid.get())])?;
+                let Some(row) = row else { return Ok(None) };
+                Some(manager::split_oids(&Columns::new(row).bytes()?)?)
+            }
+            false => None,
         };
+        let pack = Some(PackOrder { approved, partial, oids, pack_tid });
         Ok(Some(TransactionInfo { tid, record, pack }))
     }
 

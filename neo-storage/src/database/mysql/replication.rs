@@ -14,7 +14,7 @@ use super::read::{MySqlReader, is_revision};
 use super::references::{References, Values};
 use super::row::Columns;
 use super::session::Session;
-use super::transactions::{ObjRow, Rows, append_transaction, fits, insert_pack};
+use super::transactions::{ObjRow, Rows, add_transaction, fits, insert_pack};
 use super::{cells, int, sql};
 use crate::database::manager::key;
 use crate::database::records::*;
@@ -44,11 +44,10 @@ pub fn add_transactions(
                 }
                 None if !fits(record) => true,
                 None => {
-                    let row = |sql: &mut String| {
-                        append_transaction(sql, partition, Some(*tid), record, record.ttid);
-                    };
-                    rows.add(reader.session(), row)?;
-                    added.insert(*tid, record);
+                    let session = reader.session();
+                    let tid = Some(*tid);
+                    add_transaction(session, &mut rows, partition, tid, record, record.ttid)?;
+                    added.insert(info.tid, record);
                     false
                 }
             };

@@ -22,6 +22,9 @@ use crate::database::Error;
 /// The greatest object that is one row, written as hexadecimal digits, fits. Upstream's minimum.
 pub const PACKET_BYTES_MIN: usize = 32769 << 10;
 
+/// Bytes of a packet that no server exceeds.
+const CLIENT_PACKET_BYTES_MAX: usize = 1 << 30;
+
 /// How long a server that was lost is waited for, at least: it is restarted by somebody else.
 const RECONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -122,7 +125,7 @@ impl Server {
                 return Err(failure(
                     "the server was restarted",
                     "it does not guarantee that what was committed before is still there \
-                     (innodb_flush_log_at_trx_commit is not 1)",
+                     (innodb_flush_log_at_trx_commit, or sync_binlog, is not 1)",
                 ));
             }
             log::warn!("the server was restarted");
@@ -173,6 +176,8 @@ impl Server {
             .pass(self.url.password.clone())
             .db_name(Some(self.url.database.clone()))
             .prefer_socket(false)
+            // The limit is that of the server.
+            .max_allowed_packet(Some(CLIENT_PACKET_BYTES_MAX))
             .stmt_cache_size(STATEMENTS_MAX);
         let opts = match &self.url.place {
             Place::Tcp(host, port) => opts.ip_or_hostname(Some(host.clone())).tcp_port(*port),
@@ -206,8 +211,10 @@ impl Server {
         let variables: Vec<(String, String)> = conn.query(
             "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'datadir', \
              'innodb_flush_log_at_trx_commit', 'innodb_rollback_on_timeout', \
-             'rocksdb_flush_log_at_trx_commit', 'rocksdb_rollback_on_timeout')",
+             'rocksdb_flush_log_at_trx_commit', 'rocksdb_rollback_on_timeout', \
+             'log_bin', 'sync_binlog')",
         )?;
+        let (mut has_binary_log, mut is_binary_log_durable) = (false, true);
         for (name, value) in variables {
             match name.as_str() {
                 "max_allowed_packet" => facts.packet_bytes_max = value.parse().unwrap_or(0),
@@ -221,9 +228,13 @@ impl Server {
                 "rocksdb_flush_log_at_trx_commit" if self.engine == Engine::RocksDb => {
                     facts.is_durable = value == "1";
                 }
+                "log_bin" => has_binary_log = value == "ON",
+                "sync_binlog" => is_binary_log_durable = value == "1",
                 _ => {}
             }
         }
+        // With a binary log, recovery drops what is not there.
+        facts.is_durable &= !has_binary_log || is_binary_log_durable;
         Ok(facts)
     }
 

@@ -341,6 +341,10 @@ impl Session {
             let sent = self.ready(true).and_then(|conn| {
                 send_statements(conn, &text[start..], &mut done).map_err(Failure::Server)
             });
+            if sent.is_ok() && done != ends.len() {
+                let what = format!("{done} results for {} statements", ends.len());
+                return Err(failure("answer of the server", what));
+            }
             if let Err(failure) = sent
                 && let Recovery::Restart = self.recover(failure, &mut failures)?
             {

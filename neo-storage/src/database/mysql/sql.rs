@@ -32,14 +32,6 @@ pub fn bytes(sql: &mut String, bytes: &[u8]) {
     sql.push('\'');
 }
 
-/// Appends bytes or `NULL`.
-pub fn optional_bytes(sql: &mut String, value: Option<&[u8]>) {
-    match value {
-        Some(value) => bytes(sql, value),
-        None => sql.push_str("NULL"),
-    }
-}
-
 /// Appends integers separated by commas.
 pub fn list(sql: &mut String, numbers: impl IntoIterator<Item = i64>) {
     for (index, number) in numbers.into_iter().enumerate() {
@@ -61,7 +53,7 @@ mod tests {
         let mut sql = String::new();
         super::bytes(&mut sql, b"'\\\0\xff");
         super::bytes(&mut sql, b"");
-        super::optional_bytes(&mut sql, None);
+        super::optional_int(&mut sql, None);
         super::list(&mut sql, [-1, 2]);
         assert_eq!(sql, "x'275c00ff'x''NULL-1,2");
     }

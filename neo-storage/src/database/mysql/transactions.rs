@@ -12,7 +12,7 @@ use neo_common::types::{Oid, Partition, Tid, Ttid};
 
 use super::references::References;
 use super::session::Session;
-use super::{int, sql};
+use super::{int, params, sql};
 use crate::database::records::*;
 use crate::database::{Error, manager};
 
@@ -71,9 +71,9 @@ pub fn vote(
     rows.send(session)?;
     if let Some(record) = &vote.transaction {
         let partition = vote.ttid.partition(vote.partitions);
-        let mut statement = String::from("INSERT INTO ttrans VALUES ");
-        append_transaction(&mut statement, partition, None, record, vote.ttid);
-        session.write(&statement)?;
+        let mut rows = Rows::new("INSERT INTO ttrans VALUES ");
+        add_transaction(session, &mut rows, partition, None, record, vote.ttid)?;
+        rows.send(session)?;
     }
     if let Some(pack) = &vote.pack {
         insert_pack(session, vote.ttid.as_tid(), pack)?;
@@ -133,8 +133,38 @@ impl Rows {
     }
 }
 
-/// Appends a row of `trans` or `ttrans`.
-pub fn append_transaction(
+/// Bytes of a list of oids from which it is sent as it is, by a prepared statement: as digits, the
+/// longest one is longer than a packet may be.
+const OIDS_ALONE_BYTES: usize = 1 << 20;
+
+/// Adds a row of `trans` or `ttrans`.
+pub fn add_transaction(
+    session: &mut Session,
+    rows: &mut Rows,
+    partition: Partition,
+    tid: Option<Tid>,
+    record: &TransactionRecord,
+    ttid: Ttid,
+) -> Result<(), Error> {
+    let TransactionRecord { oids, user, description, extension, packed, ttid: _ } = record;
+    if oids.len() * size_of::<Oid>() >= OIDS_ALONE_BYTES {
+        let sql = format!("{}(?,?,?,?,?,?,?,?)", rows.start);
+        let row = params![
+            partition,
+            tid.map(|tid| int(tid.get())),
+            *packed,
+            manager::join_oids(oids),
+            &user[..],
+            &description[..],
+            &extension[..],
+            int(ttid.get()),
+        ];
+        return session.execute(&sql, row).map(drop);
+    }
+    rows.add(session, |sql| append_transaction(sql, partition, tid, record, ttid))
+}
+
+fn append_transaction(
     statement: &mut String,
     partition: Partition,
     tid: Option<Tid>,
@@ -161,18 +191,10 @@ pub fn append_transaction(
 pub fn insert_pack(session: &mut Session, id: Tid, pack: &PackOrder) -> Result<(), Error> {
     let PackOrder { approved, partial, oids, pack_tid } = pack;
     let oids = oids.as_deref().map(|oids: &[Oid]| manager::join_oids(oids));
-    let mut statement = String::from("INSERT INTO pack VALUES (");
-    sql::int(&mut statement, int(id.get()));
-    statement.push(',');
-    sql::optional_int(&mut statement, approved.map(i64::from));
-    statement.push(',');
-    sql::int(&mut statement, *partial);
-    statement.push(',');
-    sql::optional_bytes(&mut statement, oids.as_deref());
-    statement.push(',');
-    sql::int(&mut statement, int(pack_tid.get()));
-    statement.push_str(") ON DUPLICATE KEY UPDATE tid=tid");
-    session.write(&statement)
+    // Rare, and its list may be long.
+    let sql = "INSERT INTO pack VALUES (?,?,?,?,?) ON DUPLICATE KEY UPDATE tid=tid";
+    let row = params![int(id.get()), *approved, *partial, oids, int(pack_tid.get())];
+    session.execute(sql, row).map(drop)
 }
 
 pub fn lock(session: &mut Session, ttid: Ttid, tid: Tid, approve_pack: bool) -> Result<(), Error> {

@@ -271,6 +271,40 @@ fn long_metadata_is_refused() {
     }
 }
 
+/// The longest list of oids, with metadata as long as can be, where packets are as short as can be.
+#[test]
+fn transactions_of_many_objects() {
+    if !server::is_available() {
+        return;
+    }
+    let server = Server::start(&["--max-allowed-packet=32769K"]);
+    let scratch = server.scratch();
+    let mut db = Db::with_table(&scratch);
+    let oids: Vec<_> = (0..(1 << 21) - 1).map(|number| oid(number << 40 | 0x5c)).collect();
+    let mut record = record(20, oids.clone());
+    let long = bytes::Bytes::from(vec![0xff; 0xffff]);
+    (record.user, record.description, record.extension) = (long.clone(), long.clone(), long);
+    let pack = PackOrder { approved: None, partial: true, oids: Some(oids), pack_tid: Tid::new(1) };
+    let vote = Vote {
+        ttid: Ttid::new(20),
+        partitions: PARTITIONS,
+        objects: vec![store(1, &"x".repeat((16 << 20) - 1)), store(2, &"x".repeat(65_000))],
+        transaction: Some(record.clone()),
+        pack: Some(pack.clone()),
+    };
+    assert_eq!(db.write(Write::Vote(Box::new(vote))), Done::Voted(Ok(())));
+    let (ttid, tid) = (Ttid::new(20), Tid::new(23));
+    db.write(Write::Unlock { ttid, tid, metadata: true });
+    let info = TransactionInfo { tid, record, pack: Some(pack) };
+    let read = |tid: Tid| Read::Transaction { partition: tid.partition(PARTITIONS), tid };
+    assert_eq!(db.read(read(tid)), Done::Transactions(vec![Some(info.clone())]));
+    let info = TransactionInfo { tid: Tid::new(33), ..info };
+    let transactions = vec![ReplicatedTransaction { info: info.clone() }];
+    let added = db.write(Write::AddTransactions { partitions: PARTITIONS, transactions });
+    assert_eq!(added, Done::Added(Ok(())));
+    assert_eq!(db.read(read(info.tid)), Done::Transactions(vec![Some(info)]));
+}
+
 /// A row whose data is lost is not mistaken for a deletion.
 #[test]
 fn missing_data_is_an_error_for_the_client() {
