@@ -10,6 +10,9 @@ Each node lives in a network namespace, linked to a bridge in the one of the tes
 A cut takes down the end of the link that is on the bridge. So what is sent
 vanishes in both directions and nobody is told, as when a switch is unplugged.
 
+Two nodes are cut from each other, in one direction or both, by a wrong hardware
+address in the table of neighbours of the sender: what it sends goes nowhere.
+
 It needs root and the command `ip` of iproute2: see `missing`.
 """
 
@@ -92,6 +95,23 @@ class Network:
     def prefix(self, name):
         """How to execute a command there, without another process in between."""
         return ['nsenter', f'--net=/var/run/netns/{self._namespace(self._index(name))}', '--']
+
+    def _towards(self, sender, receiver):
+        """Arguments of `ip` about what `sender` sends to `receiver`. `None`: the tests."""
+        address = f'{self.subnet}.1' if receiver is None else self.address(receiver)
+        if sender is None:
+            return [], [address, 'dev', self.tag]
+        index = self._index(sender)
+        return ['-n', self._namespace(index)], [address, 'dev', f'{self.tag}w{index}']
+
+    def cut_pair(self, sender, receiver):
+        """What `sender` sends to `receiver` vanishes. `None`: the tests, with the clients."""
+        where, whom = self._towards(sender, receiver)
+        ip(*where, 'neigh', 'replace', *whom, 'lladdr', '02:00:00:00:00:01', 'nud', 'permanent')
+
+    def mend_pair(self, sender, receiver):
+        where, whom = self._towards(sender, receiver)
+        ip(*where, 'neigh', 'del', *whom)
 
     def cut(self, name):
         ip('link', 'set', self._link(self._index(name)), 'down')

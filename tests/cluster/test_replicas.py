@@ -3,8 +3,9 @@
 
 3 masters, 4 storages or more, 2 copies of 12 partitions. In each round, something
 happens to one random node: `kill -9`, a pause of 5 s (SIGSTOP), or the loss of its
-network. Between rounds, storages are added, emptied, dropped, and the table is
-balanced. The clients are those of `workload`, which tells what they prove.
+network, as a whole or towards one other node. Between rounds, storages are added,
+emptied, dropped, and the table is balanced. The clients are those of `workload`,
+which tells what they prove.
 
 Never lost, never torn; each client process commits again within 15 s of the end of
 each fault; in the end, all copies are equal.
@@ -150,6 +151,24 @@ def cut(rng, node, cluster):
         cluster.network.mend(node.name)
 
 
+def cut_pair(rng, node, cluster):
+    """The node and another one, or the clients, do not hear each other, or only one of them."""
+    others = [x.name for x in cluster.nodes if x.alive and x is not node]
+    other = rng.choice([None, None, *others])
+    pairs = [(node.name, other), (other, node.name)]
+    if rng.random() < .3:
+        del pairs[rng.randrange(2)]
+    duration = rng.choice(CUTS)
+    for pair in pairs:
+        cluster.network.cut_pair(*pair)
+    print(f' {" and ".join(f"{x} to {y}" for x, y in pairs)} for {duration:g} s', end='', flush=True)
+    try:
+        time.sleep(duration)
+    finally:
+        for pair in pairs:
+            cluster.network.mend_pair(*pair)
+
+
 def disturb(cluster, rounds, faults):
     """All of it: `rounds` faults under load, then the checks."""
     seed = int(os.environ.get('NEO_TESTS_SEED') or random.randrange(10**6))
@@ -224,7 +243,7 @@ def test_cut_network(request, tmp_path):
             Cluster(tmp_path, masters=3, storages=4, replicas=REPLICAS, network=net) as cluster:
         request.node.clusters = [cluster]
         cluster.start()
-        disturb(cluster, CUT_ROUNDS, [cut])
+        disturb(cluster, CUT_ROUNDS, [cut, cut_pair])
 
 
 def test_the_comparison_sees_damage(new_cluster):
