@@ -113,6 +113,7 @@ impl Master {
             self.leave_upstream(io);
         }
         let Self { cluster, phase, .. } = self;
+        let is_verifying = matches!(phase, Phase::Verification(_));
         match (transition, &mut *phase) {
             (Transition::Verify, Phase::Recovery(_)) => {
                 cluster.tm.reset();
@@ -127,6 +128,10 @@ impl Master {
                 log::error!("No longer operational");
                 // Automatic restart, except if this truncates or tries to.
                 cluster.startup = match cluster.truncate_tid.or(truncate) {
+                    // Not known yet what there is: all are still waited for.
+                    None if is_verifying && cluster.startup == Startup::WhenComplete => {
+                        Startup::WhenComplete
+                    }
                     None => Startup::Restart,
                     Some(_) => Startup::WhenComplete,
                 };

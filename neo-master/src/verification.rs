@@ -242,8 +242,9 @@ impl Verification {
         }
     }
 
-    /// Nothing is waited for from a storage any more.
-    pub fn storage_lost(&mut self, nid: NodeId) {
-        self.waiting.remove(&nid);
+    /// Nothing is waited for from a storage any more. Returns whether it is lost too early: it did not
+    /// tell which transactions it has locked.
+    pub fn storage_lost(&mut self, nid: NodeId) -> bool {
+        self.waiting.remove(&nid) && self.step == Step::LockedTransactions
     }
 }

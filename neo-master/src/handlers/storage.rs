@@ -8,12 +8,21 @@ use neo_common::types::{NodeId, Partition, Tid, nid_str};
 
 use super::{base_failure, base_packet};
 use crate::app::{Master, Ticket};
-use crate::cluster::{ReplyTo, Service};
+use crate::cluster::{Cluster, ReplyTo, Service, Startup};
 use crate::pack::{self, Wanted};
 use crate::phase::{Phase, Transition};
 
 fn nid_of(io: &Io<'_, Master>, conn: ConnId) -> Result<NodeId, Fault> {
     io.nid(conn).ok_or(Fault::Close)
+}
+
+/// A storage is lost while the partition table is not in use.
+fn set_down(cluster: &mut Cluster, io: &mut Io<'_, Master>, conn: ConnId) {
+    if let Some(key) = cluster.nm.unlink(conn)
+        && cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down)
+    {
+        cluster.broadcast_nodes(io, &[key]);
+    }
 }
 
 /// During recovery.
@@ -95,11 +104,7 @@ impl Handler<Master> for RecoveryHandler {
             _ => {}
         }
         let Master { cluster, phase, .. } = app;
-        if let Some(key) = cluster.nm.unlink(conn)
-            && cluster.nm.set_state(key, NodeState::Down) != Some(NodeState::Down)
-        {
-            cluster.broadcast_nodes(io, &[key]);
-        }
+        set_down(cluster, io, conn);
         if let (Phase::Recovery(recovery), Some(nid)) = (phase, io.nid(conn)) {
             recovery.storage_lost(cluster, io, nid);
         }
@@ -179,7 +184,13 @@ impl Handler<Master> for VerificationHandler {
             _ => {}
         }
         if let (Phase::Verification(verification), Some(nid)) = (&mut app.phase, io.nid(conn)) {
-            verification.storage_lost(nid);
+            // Recovery waited for all storages with readable cells. One may be the only one that was told
+            // the tid of an acknowledged transaction, without having been told that others were lost:
+            // its cells must not become out-of-date before it said so.
+            if verification.storage_lost(nid) && app.cluster.startup == Startup::WhenComplete {
+                io.transition(Transition::Recover { truncate: None });
+                return set_down(&mut app.cluster, io, conn);
+            }
         }
         if app.cluster.unlink_storage(io, conn) == Service::Stopped {
             io.transition(Transition::Recover { truncate: None });

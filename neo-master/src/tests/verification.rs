@@ -106,6 +106,30 @@ fn outdated_nodes_are_not_asked() {
     assert!(names.contains(&"AskLastIDs"));
 }
 
+/// The last commit of the former master was only told to S1, like the loss of the others, and the master
+/// died before S1 heard of it. Whatever the others say, S1 must not become out-of-date before it told
+/// what it has locked.
+#[test]
+fn a_storage_that_may_know_the_last_commit_is_waited_for() {
+    let (mut h, storages) = verifying("UU UU");
+    answer_locked(&mut h, storages[1], &[(10, None)]);
+    h.close(storages[0]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    h.answer_recovery(storages[1], Some(5));
+    let (id, _) = h.until(storages[1], "AskPartitionTable");
+    let rows = rows("UU UU");
+    h.answer(storages[1], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 1, rows });
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering, "without S1");
+    let one = h.recovering(Some(s(1)), 1, Some(5));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    answer_locked(&mut h, one, &[(10, Some(20))]);
+    answer_locked(&mut h, storages[1], &[(10, None)]);
+    assert_eq!(validated(&mut h, storages[1]), [(10, 20)]);
+    // It is enough that it said so.
+    h.close(one);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+}
+
 /// A storage without cell does not answer what recovery asks, since its machine is dead: it is not
 /// waited for. In verification it is asked its last ids; then the loss is noticed.
 #[test]
