@@ -317,6 +317,11 @@ impl Model {
             && self.may_be_packed(oid, last, self.packs.len())
     }
 
+    /// Whether an object may be deleted, and packed away completely.
+    pub fn is_gone(&self, oid: Oid) -> bool {
+        self.revisions(oid).next_back().is_some_and(|last| self.is_forgotten(oid, last))
+    }
+
     /// Checks the place of all transactions again, those that were committed out of order included.
     ///
     /// # Errors

@@ -61,7 +61,9 @@ impl Commits {
                 let given = &mut self.oids.as_mut().expect("just set").1;
                 for oid in oids {
                     ensure!(given.insert(*oid), "oid {oid} is given twice");
-                    let used = model.revisions(*oid).next();
+                    // Of an object that was deleted and packed away, nothing is left after a restart,
+                    // as with upstream and FileStorage.
+                    let used = model.revisions(*oid).next().filter(|_| !model.is_gone(*oid));
                     ensure!(used.is_none(), "oid {oid} is given, {used:?} stored it before");
                 }
             }
