@@ -5,7 +5,7 @@
 //!
 //! What a job writes is rarely read by the same batch of jobs. [`Session::write`] only appends a
 //! statement to a text, that is sent at once before any read, before the commit, or when it is long:
-//! a group commit is two exchanges with the server (statements, `COMMIT`), whatever the number of
+//! a group commit is two exchanges with the server (statements, then `COMMIT`), whatever the number of
 //! transactions.
 //!
 //! # Failures
@@ -33,6 +33,9 @@ use crate::database::Error;
 
 /// Bytes of statements that are sent without waiting for more.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// What starts a transaction.
+const BEGIN: &str = "START TRANSACTION";
 
 /// Bytes of a packet that are not text.
 const PACKET_MARGIN: usize = 64;
@@ -260,13 +263,16 @@ impl Session {
             matches!(self.state, State::Transaction(_)),
             "no transaction for {statement}"
         );
-        let bytes_max = self.server.facts().packet_bytes_max - PACKET_MARGIN;
+        let bytes_max = self.server.facts().packet_bytes_max - PACKET_MARGIN - BEGIN.len();
         if self.batch.text.len() + statement.len() > bytes_max {
             self.send()?;
         }
-        if !self.batch.text.is_empty() {
-            self.batch.text.push(';');
+        if self.batch.ends.is_empty() {
+            // The first statement, that is only sent if it is still to be done.
+            self.batch.text.push_str(BEGIN);
+            self.batch.ends.push(BEGIN.len());
         }
+        self.batch.text.push(';');
         self.batch.text.push_str(statement);
         self.batch.ends.push(self.batch.text.len());
         if self.batch.text.len() >= BATCH_BYTES { self.send() } else { Ok(()) }
@@ -334,16 +340,22 @@ impl Session {
         }
         let Batch { text, ends } = std::mem::take(&mut self.batch);
         let mut failures = Failures::default();
-        let mut done = 0;
+        let mut done = match self.state {
+            State::Transaction(Progress::Planned) => 0,
+            _ => 1,
+        };
         while done < ends.len() {
             // Separators are not part of the next statement.
             let start = if done == 0 { 0 } else { ends[done - 1] + 1 };
-            let sent = self.ready(true).and_then(|conn| {
+            let sent = self.ready(false).and_then(|conn| {
                 send_statements(conn, &text[start..], &mut done).map_err(Failure::Server)
             });
             if sent.is_ok() && done != ends.len() {
                 let what = format!("{done} results for {} statements", ends.len());
                 return Err(failure("answer of the server", what));
+            }
+            if done != 0 && self.state == State::Transaction(Progress::Planned) {
+                self.state = State::Transaction(Progress::Open);
             }
             if let Err(failure) = sent
                 && let Recovery::Restart = self.recover(failure, &mut failures)?
@@ -370,7 +382,7 @@ impl Session {
         let conn = self.conn.as_mut().expect("connected above");
         let begin = match self.state {
             State::Snapshot { is_open: false } => Some("START TRANSACTION READ ONLY"),
-            State::Transaction(Progress::Planned) if writes => Some("START TRANSACTION"),
+            State::Transaction(Progress::Planned) if writes => Some(BEGIN),
             _ => None,
         };
         if let Some(sql) = begin {
