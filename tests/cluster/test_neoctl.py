@@ -34,6 +34,8 @@ REPLACED = [
     (re.compile(r'127\.0\.0\.1:\d{5}'), '127.0.0.1:<PORT>'),
     (re.compile(r'ltid=[0-9a-f]{16}'), 'ltid=<TID>'),
     (re.compile(r'last_tid = 0x[0-9a-f]{14,}'), 'last_tid = <TID>'),
+    (re.compile(r'backup_tid = 0x[0-9a-f]{14,}'), 'backup_tid = <TID>'),
+    (re.compile(r'lag=(ε|[\d.]+)'), 'lag=<LAG>'),
     (re.compile(r'last_oid = 0x[0-9a-f]+'), 'last_oid = <OID>'),
     (re.compile(r'ptid(:| =) [1-9]\d+'), r'ptid\1 <PTID>'),   # depends on how changes are grouped
     # Where the log says that it comes from.
@@ -240,6 +242,40 @@ def test_running(cluster):
         neoctl('set cluster stopping')
     for node in cluster.masters[0], *cluster.storages[1:3], cluster.admin:
         assert node.wait() == 0
+
+
+def test_backup(new_cluster):
+    """A backup cluster in its states, and the summary of the one that it follows."""
+    upstream = new_cluster(name='main')
+    upstream.admin.args += ['--monitor-backup', 'safe', '--monitor-maxlag', '1000']
+    upstream.start()
+    db = upstream.db()
+    cluster = new_cluster(name='safe')
+    cluster.masters[0].args += ['--upstream-cluster', 'main',
+                                '--upstream-masters', upstream.master_nodes]
+    cluster.start()
+    with db.transaction() as conn:
+        conn.root()[0] = 0
+    last = re.search('last_tid = (0x[0-9a-f]+)', upstream.ctl('print', 'ids'))[1]
+    with Transcript('backup', cluster) as neoctl:
+        neoctl('set cluster stopping_backup')
+        neoctl('set cluster starting_backup')
+        cluster.wait_state('BACKINGUP')
+        wait_for(lambda: f'backup_tid = {last}' in cluster.ctl('print', 'ids'), 'the backup')
+        for command in ('print cluster', 'print ids', 'print pt', 'print node storage',
+                        'print summary', 'start', 'set cluster starting_backup',
+                        'set cluster running', 'truncate tid:1', 'tweak', 'add all',
+                        'set replicas 0', 'prune_orphan 1 all', 'flush_log'):
+            neoctl(command)
+        neoctl.comment('The cluster that it follows.')
+        wait_for(lambda: upstream.ctl('print', 'summary').startswith('# {}'), 'both to be well')
+        neoctl('print summary', upstream.admin_address)
+        neoctl.comment('On its own.')
+        neoctl('set cluster stopping_backup')
+        cluster.wait_running()
+        neoctl('print cluster')
+        neoctl('print summary')
+    db.close()
 
 
 def test_truncate(cluster):
