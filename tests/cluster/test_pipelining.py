@@ -227,12 +227,14 @@ def test_loads_leave_the_interpreter_to_others(cluster):
                 loads[index] += 1
                 if ending.is_set():
                     return
-    cores = os.cpu_count()
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        pytest.skip('no core is free: there is only one')
     tried = []
-    deadline = time.monotonic() + 2 * PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         idle = idle_cores(.5)
-        if idle < min(cores, 2) - .4:
+        if idle < 1.6:
             tried.append(f'{idle:.1f} of {cores} cores idle')
             continue
         counting = Counting()
@@ -252,12 +254,12 @@ def test_loads_leave_the_interpreter_to_others(cluster):
         share = together / min(alone, again)
         tried.append(f'{share:.0%} of {alone:.0f}/s and {again:.0f}/s alone, {rate:.0f} loads/s')
         if share >= .8:
-            print(tried)
+            print(tried[-1])
             assert rate > 0
             return
-        if min(alone, again) > .9 * max(alone, again) and idle_cores(.5) >= min(cores, 2) - .4:
-            pytest.fail(str(tried))
-    pytest.skip(f'no core is free: {tried}')
+        if min(alone, again) > .9 * max(alone, again) and idle_cores(.5) >= 1.6:
+            pytest.fail(tried[-1])
+    pytest.skip(f'no core is free: {tried[-3:]}')
 
 
 def test_neobench_measures_python():
