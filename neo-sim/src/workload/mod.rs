@@ -135,7 +135,7 @@ impl Options {
         options.counters_count = 1 + prng.below(2);
         options.filler_max = [30, 3000][prng.below(2)];
         options.weights = [20, 20, 20, 0, 1, 0, 0, 0, 0, 0, 0];
-        options
+        options.bounded()
     }
 
     /// A mix drawn from a seed.
@@ -162,7 +162,14 @@ impl Options {
         if options.weights.iter().all(|weight| *weight == 0) {
             options.weights[0] = 1;
         }
-        options
+        options.bounded()
+    }
+
+    /// What is stored stays in memory until the end of the run, so big values are not stored often: at
+    /// most 250 bytes per millisecond and thread.
+    fn bounded(mut self) -> Self {
+        self.pause_us = self.pause_us.max(self.filler_max as u64 * 4);
+        self
     }
 
     /// Whether transactions are committed, sooner or later.
