@@ -2,10 +2,10 @@
 """A cluster with replicas under load, while nodes fail and storages come and go.
 
 3 masters, 4 storages or more, 2 copies of 12 partitions. In each round, something
-happens to one random node: `kill -9`, a pause of 5 s (SIGSTOP), or the loss of its
-network, as a whole or towards one other node. Between rounds, storages are added,
-emptied, dropped, and the table is balanced. The clients are those of `workload`,
-which tells what they prove.
+happens to one random node (or two): `kill -9`, a pause of 5 s (SIGSTOP), or the loss
+of its network, as a whole or towards one other node. Between rounds, storages are
+added, emptied, dropped, and the table is balanced. The clients are those of
+`workload`, which tells what they prove.
 
 Never lost, never torn; each client process commits again within 15 s of the end of
 each fault; in the end, all copies are equal.
@@ -135,6 +135,21 @@ def kill(rng, node, _):
     node.start()
 
 
+def kill_two(rng, node, cluster):
+    """At once, and they come back in any order."""
+    other = rng.choice([x for x in cluster.nodes if x.alive and x is not node])
+    nodes = [node, other]
+    print(f' and {other}', end='', flush=True)
+    for x in nodes:
+        x.signal(signal.SIGKILL)
+    for x in nodes:
+        x.wait()
+    rng.shuffle(nodes)
+    for x in nodes:
+        time.sleep(rng.choice([0, 0, 1, 3]))
+        x.start()
+
+
 def pause(_, node, __):
     node.signal(signal.SIGSTOP)
     time.sleep(PAUSE)
@@ -231,7 +246,7 @@ def disturb(cluster, rounds, faults):
 @pytest.mark.timeout(ROUNDS * 40 + 600)
 def test_kill_and_pause(new_cluster):
     cluster = new_cluster(masters=3, storages=4, replicas=REPLICAS).start()
-    disturb(cluster, ROUNDS, [kill, pause])
+    disturb(cluster, ROUNDS, [kill, kill, pause, pause, kill_two])
 
 
 @pytest.mark.timeout(CUT_ROUNDS * 100 + 600)
