@@ -86,7 +86,11 @@ class Server:
                  '--auth-root-authentication-method=normal', '--skip-test-db',
                  '--innodb-log-file-size=16M', *self._user],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
 
     def start(self):
         """Start it, and wait until it can be used."""
