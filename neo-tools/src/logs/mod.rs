@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `neolog`: the log files of nodes, merged by date. Upstream: scripts/neolog.py.
 //!
-//! Log files are text, see [`line`]. Packets are written later than they happened, so lines are
+//! Log files are text, see [`mod@line`]. Packets are written later than they happened, so lines are
 //! sorted; with `-f`, those that appear between two looks at the files.
 
 pub mod line;
