@@ -66,6 +66,10 @@ pub const COPY_BYTES_MAX: usize = 16 << 10;
 /// machine is gone, if something was being sent; and as long as the silence lasted to try again.
 pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
+/// How long it may take to connect. A machine that is gone does not answer; a node that looks for a
+/// primary master tries one address after the other.
+pub const CONNECT_MAX: Duration = Duration::from_secs(4);
+
 /// TCP keepalive: idle time, interval, probes. With [`UNACKNOWLEDGED_MAX`], a peer that vanishes is
 /// noticed within 20 s or so, whether or not something is being sent to it. Upstream:
 /// lib/connector.py, where it takes 90 s.

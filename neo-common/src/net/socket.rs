@@ -13,7 +13,9 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::limits::{KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX};
+use crate::limits::{
+    CONNECT_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX,
+};
 
 /// Pieces of one vectored write.
 const SLICES_MAX: usize = 64;
@@ -97,7 +99,9 @@ impl Socket {
     fn set_options(&self) -> io::Result<()> {
         let socket = SockRef::from(&self.stream);
         socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+        let is_connecting = self.stage == Stage::Connecting;
+        let unacknowledged = if is_connecting { CONNECT_MAX } else { UNACKNOWLEDGED_MAX };
+        socket.set_tcp_user_timeout(Some(unacknowledged))?;
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(KEEPALIVE_IDLE)
@@ -117,6 +121,7 @@ impl Socket {
         match self.stream.peer_addr() {
             Ok(_) => {
                 self.stage = Stage::Open;
+                SockRef::from(&self.stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
                 Ok(true)
             }
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
@@ -197,10 +202,13 @@ mod tests {
     #[test]
     fn dead_peers_are_noticed() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = Socket::connect(listener.local_addr().unwrap()).unwrap();
+        let mut ours = Socket::connect(listener.local_addr().unwrap()).unwrap();
+        let timeout = SockRef::from(&ours.stream).tcp_user_timeout().unwrap();
+        assert_eq!(timeout, Some(CONNECT_MAX), "as long as it is connecting");
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let theirs = Socket::accept(TcpStream::from_std(stream)).unwrap();
+        while !ours.finish_connect().unwrap() {}
         for socket in [&ours, &theirs] {
             let socket = SockRef::from(&socket.stream);
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
