@@ -34,6 +34,8 @@ ROUNDS = int(os.environ.get('NEO_TESTS_REPLICA_ROUNDS', '8'))
 CUT_ROUNDS = int(os.environ.get('NEO_TESTS_CUT_ROUNDS', '3'))
 REPLICAS = 1
 BACK_WITHIN = 15    # seconds
+# `UNACKNOWLEDGED_MAX` in neo-common/src/limits.rs, and a bit.
+NOTICED_WITHIN = 22
 PAUSE = 5
 # Most cuts are shorter than what it takes TCP to give up.
 CUTS = [float(x) for x in os.environ.get('NEO_TESTS_CUTS', '3 5 5 10 10 20 40 100').split()]
@@ -249,16 +251,42 @@ def test_kill_and_pause(new_cluster):
     disturb(cluster, ROUNDS, [kill, kill, pause, pause, kill_two])
 
 
-@pytest.mark.timeout(CUT_ROUNDS * 100 + 600)
-def test_cut_network(request, tmp_path):
+@pytest.fixture
+def networked(request, tmp_path):
+    """A cluster whose nodes can lose their network."""
     reason = network.missing()
     if reason:
         pytest.skip(f'NOT TESTED, nodes that lose their network: {reason}')
     with network.Network() as net, \
             Cluster(tmp_path, masters=3, storages=4, replicas=REPLICAS, network=net) as cluster:
         request.node.clusters = [cluster]
-        cluster.start()
-        disturb(cluster, CUT_ROUNDS, [cut, cut_pair])
+        yield cluster.start()
+
+
+@pytest.mark.timeout(CUT_ROUNDS * 100 + 600)
+def test_cut_network(networked):
+    disturb(networked, CUT_ROUNDS, [cut, cut_pair])
+
+
+@pytest.mark.parametrize('kind', ['storage', 'primary master'])
+def test_machine_that_vanishes(networked, kind):
+    """Nobody is told, and requests are under way: the others go on without it."""
+    if kind == 'storage':
+        node = networked.storages[1]
+    else:
+        addresses = {x[0]: x[2] for x in networked.node_list('master')}
+        primary = addresses[networked.ctl('print', 'primary')]
+        node, = [x for x in networked.masters if primary in x.args]
+    with Load(networked, processes=2, threads=2, may_fail=True) as load:
+        load.wait_each(PATIENCE)
+        networked.network.cut(node.name)
+        time.sleep(NOTICED_WITHIN)
+        load.wait_each(BACK_WITHIN)
+        networked.network.mend(node.name)
+        load.wait_each(BACK_WITHIN)
+        load.stop()
+    load.check_history()
+    wait_all_up_to_date(networked, REPLICAS, REPLICATED_WITHIN)
 
 
 def test_the_comparison_sees_damage(new_cluster):
