@@ -155,7 +155,7 @@ fn errors_show_the_usage() {
     let exit = CtlOptions::parse(&args("-Z"), &env("")).unwrap_err();
     let expected = "\
 usage: neoctl [-h] [--version] [-l FILE] [--ca FILE] [--cert FILE] [--key FILE]
-              [-a ADDRESS] [COMMAND [ARGUMENT ...]]
+              [-a ADDRESS] [--json] [COMMAND [ARGUMENT ...]]
 neoctl: error: unrecognized arguments: -Z
 ";
     assert_eq!((exit.status, exit.stdout.as_str(), exit.stderr.as_str()), (2, "", expected));
