@@ -54,7 +54,8 @@ fn wait_until(admin: &mut Conn, sql: &str) {
     let deadline = Instant::now() + TIMEOUT;
     while admin.query_first::<::mysql::Row, _>(sql).unwrap().is_none() {
         assert!(Instant::now() < deadline, "{sql}");
-        thread::sleep(Duration::from_millis(5));
+        // InnoDB only looks again at its locks if nobody asked for 100 ms.
+        thread::sleep(Duration::from_millis(150));
     }
 }
 
