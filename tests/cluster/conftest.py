@@ -3,6 +3,7 @@
 
 import faulthandler
 import os
+import signal
 
 import pytest
 
@@ -12,6 +13,9 @@ LOG_LINES_SHOWN = 30
 
 
 def pytest_configure(config):
+    # In the background of a script, SIGINT is ignored, and would be by all processes started here.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         'markers', 'upstream_fails(reason): upstream is known to fail this test; an expected '
         'failure when NEO_TESTS_UPSTREAM=1')
