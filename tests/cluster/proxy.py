@@ -54,9 +54,10 @@ class _Pipe:
                 at = self.buffer.find(old, at + len(new))
         self.translated = len(self.buffer)
         if not self.ended:
-            # An address may begin at the end.
+            # An address may begin at the end. A byte or two say nothing: a packet that ends like that by
+            # chance would wait for the next one.
             for old, _ in self.translations:
-                for length in range(len(old) - 1, 0, -1):
+                for length in range(len(old) - 1, 3, -1):
                     if self.buffer.endswith(old[:length]):
                         self.translated = min(self.translated, len(self.buffer) - length)
                         break

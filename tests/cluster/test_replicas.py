@@ -281,7 +281,7 @@ def test_machine_that_vanishes(networked, kind):
         load.wait_each(PATIENCE)
         networked.network.cut(node.name)
         time.sleep(NOTICED_WITHIN)
-        load.wait_each(BACK_WITHIN)
+        load.wait_each(PATIENCE)
         networked.network.mend(node.name)
         load.wait_each(BACK_WITHIN)
         load.stop()
