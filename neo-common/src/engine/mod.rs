@@ -134,8 +134,7 @@ impl<A: App> State<A> {
         if log::log_enabled!(target: PACKETS, log::Level::Trace)
             && let Some(c) = self.conns.get(&conn)
         {
-            let nid = c.nid.map_or_else(|| "?".to_owned(), |nid| nid.to_string());
-            let peer = format!("{nid} ({})", c.address);
+            let peer = (c.nid, c.address);
             log::trace!(target: PACKETS, "{}", PacketRecord { id, direction, peer, packet });
         }
     }
