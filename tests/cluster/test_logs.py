@@ -121,11 +121,14 @@ def test_rotation_and_follow(logged):
     follow = subprocess.Popen([executable('neolog'), '-f', '-s', '.05', '-F', str(storage.pid), path],
                               stdout=output)
     try:
-        put(logged)
-
         def shown(text):
             return lambda: text in open(output.name).read()
-        wait_for(shown('AskStoreTransaction'), 'neolog to show packets')
+
+        def put_is_shown():
+            # The tid, hence the hour, says which of the 2 storages keeps the transaction.
+            put(logged)
+            return 'AskStoreTransaction' in open(output.name).read()
+        wait_for(put_is_shown, 'neolog to show packets')
         os.rename(path, path + '.1')
         os.kill(storage.pid, signal.SIGRTMIN + 1)
         wait_for(lambda: os.path.exists(path), 'a new file')
