@@ -11,6 +11,8 @@ use neo_common::engine::Engine;
 use neo_common::logging::{DEFAULT_NAME, LogOptions, setup};
 use neo_common::net::{self, Options, clock};
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     match start() {
         Ok(exit) => exit.process(),

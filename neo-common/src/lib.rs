@@ -24,6 +24,7 @@ pub mod master_list;
 pub mod net;
 pub mod node;
 pub mod partition_table;
+pub mod planted;
 pub mod prng;
 pub mod protocol;
 pub mod time;

@@ -15,6 +15,8 @@ use neo_ctl::{Command, Ctl, commands};
 
 const PROGRAM: &str = "neoctl";
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     match run() {
         Ok(exit) => exit.process(),

@@ -11,6 +11,8 @@ use neo_master::Master;
 use neo_master::host::Jobs;
 use neo_master::prepare::{PROGRAM, Prepared, prepare};
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     match start() {
         Ok(exit) => exit.process(),

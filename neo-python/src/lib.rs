@@ -14,6 +14,8 @@ mod transaction;
 
 use pyo3::prelude::*;
 
+neo_common::no_planted_bugs!();
+
 /// Which records `logging` is given: from `DEBUG` on, or from `INFO` on.
 #[pyfunction]
 fn set_log_level(debug: bool) {

@@ -12,6 +12,8 @@ use neo_storage::database::lane::exit_on_failure;
 use neo_storage::host::Jobs;
 use neo_storage::prepare::{PROGRAM, Prepared, prepare};
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     match start() {
         Ok(exit) => exit.process(),

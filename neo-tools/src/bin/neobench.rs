@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use neo_common::config::{BenchOptions, Exit, System, arguments};
 use neo_tools::bench;
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     let options = arguments("neobench").and_then(|args| BenchOptions::parse(&args, &System));
     let result = options.and_then(|loaded| {

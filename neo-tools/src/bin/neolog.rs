@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use neo_common::config::{Exit, LogViewOptions, System, arguments};
 use neo_tools::logs;
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     let options = arguments("neolog").and_then(|args| LogViewOptions::parse(&args, &System));
     let result = options.and_then(|loaded| {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use neo_common::config::{Exit, MigrateOptions, System, arguments};
 use neo_tools::migrate;
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     let options = arguments("neomigrate").and_then(|args| MigrateOptions::parse(&args, &System));
     let result = options.and_then(|loaded| {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use neo_common::config::{Exit, SimpleOptions, System, arguments};
 use neo_tools::simple;
 
+neo_common::no_planted_bugs!();
+
 fn main() -> ExitCode {
     let options = arguments("neosimple").and_then(|args| SimpleOptions::parse(&args, &System));
     let result = options.and_then(|loaded| {
