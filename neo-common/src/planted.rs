@@ -166,6 +166,10 @@ bugs! {
     /// A master that is told that another one is primary since longer goes on: two primaries.
     TwoPrimaries: Nothing,
 
+    /// After an election, the cluster starts again with whatever readable cells are there: two halves go
+    /// their own ways.
+    SplitAfterElection: Replicas,
+
     // Partition table and replication.
 
     /// Cells of a storage that is lost stay readable: when it is back, it serves old data.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use neo_common::engine::{ConnId, Io};
 use neo_common::node::{Node, NodeKey, NodeManager};
 use neo_common::partition_table::TableError;
+use neo_common::planted;
 use neo_common::protocol::{ClusterState, MsgId, NodeEntry, NodeState, NodeType, Packet};
 use neo_common::time::Now;
 use neo_common::types::{NodeId, Ptid, Tid};
@@ -439,7 +440,7 @@ impl Cluster {
     /// Whether new transactions must wait: it is not known yet to which storages they must be
     /// committed in full.
     pub fn delays_begin(&self) -> bool {
-        self.is_stopping || !self.starting.is_empty()
+        self.is_stopping || (!self.starting.is_empty() && !planted!(BeginWhileStarting))
     }
     /// How many storages became ready so far.
     pub const fn readiness(&self) -> u64 {

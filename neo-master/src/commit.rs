@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 
 use neo_common::engine::{ConnId, Fault, Handled, Io};
 use neo_common::node::Node;
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, PackRequest, Packet};
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
@@ -128,7 +129,7 @@ pub fn finish(
     touched.push(ttid.partition(partitions));
     let touched = without_duplicates(touched);
 
-    if !failed.is_empty() {
+    if !failed.is_empty() && !planted!(VoteFailureIgnored) {
         if !operational_without(&app.cluster, &failed) {
             return incomplete(&mut app.cluster, io, reply_to, ttid);
         }
@@ -246,7 +247,8 @@ pub fn ask_final_tid(
         return Ok(());
     }
     // A tid is never smaller than its ttid. MAX: the client must ask storages.
-    let tid = (ttid.as_tid() <= cluster.last_tid).then_some(Tid::MAX);
+    let may_be = ttid.as_tid() <= cluster.last_tid && !planted!(OutcomeGuessed);
+    let tid = may_be.then_some(Tid::MAX);
     io.answer(reply_to.conn, reply_to.id, Packet::AnswerFinalTID { tid });
     Ok(())
 }
@@ -302,11 +304,15 @@ impl Cluster {
             } else if is_backup {
                 let partitions = finishing.partitions.clone();
                 io.send(conn, Packet::InvalidatePartitions { tid, partitions });
+            } else if planted!(LostInvalidation)
+                && self.tm.iter().any(|(_, t)| t.client == Some(conn))
+            {
             } else {
                 io.send(conn, Packet::InvalidateObjects { tid, oids: finishing.oids.clone() });
             }
         }
-        for ready in finishing.involved.iter().filter_map(|nid| self.ready().get(nid)) {
+        let count = if planted!(UnlockLost) { 1 } else { usize::MAX };
+        for ready in finishing.involved.iter().filter_map(|nid| self.ready().get(nid)).take(count) {
             io.send(ready.conn, Packet::NotifyUnlockInformation { ttid });
         }
         if self.pm.is_approved(tid) {

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use neo_common::partition_table::{Cell, PartitionTable as Table, TableError};
+use neo_common::planted;
 use neo_common::protocol::{CellState, Rows};
 use neo_common::types::{NodeId, Partition, Ptid};
 
@@ -241,7 +242,7 @@ impl PartitionTable {
         let feeding = row.iter().filter(|cell| cell.state == CellState::Feeding);
         let mut feeding: Vec<NodeId> = feeding.map(|cell| cell.nid).collect();
         let readable_count = row.iter().filter(|cell| cell.is_readable()).count();
-        if readable_count == row.len() {
+        if readable_count == row.len() || planted!(FeedingDroppedTooEarly) {
             return feeding;
         }
         // Normally at most one is discarded. The number of readable cells must not go below what is
@@ -270,7 +271,7 @@ impl PartitionTable {
             let readable = || row.iter().filter(|cell| cell.is_readable());
             let served = readable().any(|cell| is_running(cell.nid));
             for cell in readable().filter(|cell| !is_running(cell.nid)) {
-                if lost == Some(cell.nid) && !served {
+                if (lost == Some(cell.nid) && !served) || planted!(LostCellsStayReadable) {
                     continue;
                 }
                 let state = match cell.state {

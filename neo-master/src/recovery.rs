@@ -35,6 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::{ConnId, Fault, Handled, Io};
 use neo_common::node::{Link, Node, NodeKey};
+use neo_common::planted;
 use neo_common::protocol::{ClusterState, NodeState, NodeType, Packet, Rows};
 use neo_common::types::{NodeId, Ptid, Tid};
 
@@ -96,8 +97,10 @@ impl Recovery {
         if cluster.pt.is_filled() {
             let readable = cluster.pt.operational_nodes(|nid| is_pending(&nid))?;
             let is_enough = match cluster.startup {
-                Startup::WhenComplete => false,
-                Startup::Restart => cluster.pt.table().ptid() >= cluster.commit_ptid,
+                Startup::WhenComplete => planted!(SplitAfterElection),
+                Startup::Restart => {
+                    cluster.pt.table().ptid() >= cluster.commit_ptid || planted!(StartWithOldTable)
+                }
                 Startup::Forced => true,
             };
             if is_enough {
@@ -207,7 +210,7 @@ impl Recovery {
     ) {
         // Without ptid, the storage has no table.
         if let Some(ptid) = ptid.filter(|ptid| *ptid > 0) {
-            if self.target.is_none_or(|target| target < ptid) {
+            if self.target.is_none_or(|target| target < ptid && !planted!(StalePartitionTable)) {
                 self.target = Some(ptid);
                 self.asked.clear();
                 self.loaded = false;

@@ -25,6 +25,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use neo_common::engine::{ConnId, EventQueue, Fault, Handled};
+use neo_common::planted;
 use neo_common::time::{add_tid, next_tid, tid_from_time};
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
@@ -153,7 +154,10 @@ impl TransactionManager {
     /// Forgets everything but the last ids that were used: tids keep increasing, and an oid that
     /// was given but not stored yet is not given again.
     pub fn reset(&mut self) {
-        let Self { last_used, last_used_oid, .. } = *self;
+        let Self { last_used, mut last_used_oid, .. } = *self;
+        if planted!(ReusedOid) {
+            last_used_oid = Oid::ZERO;
+        }
         *self = Self { last_used, last_used_oid, ..Self::new() };
     }
     /// Forgets all transactions and delayed requests. The last ids can still be asked.
@@ -249,8 +253,9 @@ impl TransactionManager {
         let ttid = match imposed {
             None if self.imposed.is_some() => return Err(concurrent()),
             None => {
-                self.last_used =
-                    next_tid(self.last_used.max(last_tid), now_us, None).ok_or_else(exhausted)?;
+                let last =
+                    if planted!(TtidReused) { last_tid } else { self.last_used.max(last_tid) };
+                self.last_used = next_tid(last, now_us, None).ok_or_else(exhausted)?;
                 self.last_used.as_ttid()
             }
             Some(_) if self.has_pending() => return Err(concurrent()),
@@ -346,8 +351,9 @@ impl TransactionManager {
             self.imposed = None;
             ttid.as_tid()
         } else {
+            let last = if planted!(WrongNextTid) { Tid::ZERO } else { self.last_used };
             self.last_used =
-                next_tid(self.last_used, now_us, Some((ttid, partitions))).ok_or_else(exhausted)?;
+                next_tid(last, now_us, Some((ttid, partitions))).ok_or_else(exhausted)?;
             self.queue.push_back(ttid);
             self.last_used
         };
@@ -379,10 +385,17 @@ impl TransactionManager {
 
     /// Takes the first transaction to end, if all storages have locked it.
     pub fn pop_locked(&mut self) -> Option<(Ttid, Transaction)> {
+        if planted!(FinishOutOfOrder) {
+            let is_locked =
+                |t: &Transaction| t.finishing.as_ref().is_some_and(|f| f.locking.is_empty());
+            self.queue.make_contiguous().sort_by_key(|ttid| !is_locked(&self.transactions[ttid]));
+        }
         let ttid = *self.queue.front()?;
         let transaction = self.transactions.get(&ttid).expect("queued transactions exist");
         let finishing = transaction.finishing.as_ref()?;
-        if !finishing.locking.is_empty() {
+        let enough =
+            planted!(FinishedOnMajority) && finishing.locking.len() * 2 < finishing.involved.len();
+        if !finishing.locking.is_empty() && !enough {
             return None;
         }
         self.first_tid = self.first_tid.min(finishing.tid);

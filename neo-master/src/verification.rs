@@ -29,6 +29,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::{Fault, Handled, Io};
+use neo_common::planted;
 use neo_common::protocol::Packet;
 use neo_common::types::{NodeId, Tid, Ttid};
 
@@ -97,7 +98,9 @@ impl Verification {
                 }
                 Step::LockedTransactions => {
                     self.step = Step::FinalTid;
-                    self.unknown = self.unknown(cluster);
+                    if !planted!(VerificationForgetsUnlocked) {
+                        self.unknown = self.unknown(cluster);
+                    }
                 }
                 Step::FinalTid if self.unknown.is_empty() => {
                     self.validate(cluster, io);
@@ -110,7 +113,8 @@ impl Verification {
                     log::info!("last tid: {}", self.last_tid);
                     cluster.last_tid = self.last_tid;
                     cluster.tm.set_last_tid(self.last_tid);
-                    if cluster.tm.is_ahead_of(io.now().realtime_us) {
+                    let is_ahead = cluster.tm.is_ahead_of(io.now().realtime_us);
+                    if is_ahead && !planted!(NoGapAfterElection) {
                         cluster.tm.leave_gap(1 + io.prng().below(GAP_MAX) as u32);
                     }
                     // Storages are truncated.
@@ -202,7 +206,7 @@ impl Verification {
             Packet::AnswerLockedTransactions { transactions } => {
                 for (ttid, tid) in transactions {
                     self.voted.entry(ttid).or_default().insert(nid);
-                    if let Some(tid) = tid {
+                    if let Some(tid) = tid.filter(|_| !planted!(VerificationDropsLocked)) {
                         self.lock(ttid, tid);
                     }
                 }
@@ -218,8 +222,9 @@ impl Verification {
                 if last_tid.is_some_and(|tid| tid > Tid::MAX) {
                     return Err(Fault::protocol("invalid last tid"));
                 }
-                self.last_tid = self.last_tid.max(last_tid.unwrap_or(Tid::ZERO));
-                if let Some(oid) = last_oid {
+                let known = if planted!(RecoveredTidTooLow) { Tid::ZERO } else { self.last_tid };
+                self.last_tid = known.max(last_tid.unwrap_or(Tid::ZERO));
+                if let Some(oid) = last_oid.filter(|_| !planted!(LastOidIgnored)) {
                     cluster.tm.set_last_oid(oid);
                 }
                 cluster.tm.set_first_tid(first_tid);

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, Lost};
 use neo_common::node::{Link, ListKind, Node, NodeEvent, NodeKey};
+use neo_common::planted;
 use neo_common::protocol::{
     ClusterState, ErrorCode, MsgId, NodeEntry, NodeState, NodeType, Packet,
 };
@@ -114,7 +115,9 @@ impl Handler<Master> for ElectionHandler {
         packet: Packet,
     ) -> Handled {
         let key = accept_identification(&mut app.cluster, io, conn, ticket, packet)?;
-        io.transition(Transition::PlaySecondary(key));
+        if !planted!(TwoPrimaries) {
+            io.transition(Transition::PlaySecondary(key));
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io};
 use neo_common::node::{Link, Node, NodeKey};
+use neo_common::planted;
 use neo_common::protocol::{
     CellState, ClusterState, ErrorCode, Map, MsgId, NodeState, NodeType, Packet, Value,
 };
@@ -313,6 +314,7 @@ fn decide(
             if let (Some(own), ClusterState::Recovering) = (cluster.primary_since, cluster.state)
                 && let Some(other) = request.id_timestamp
                 && is_before((other, address), (own, cluster.options.bind))
+                && !planted!(TwoPrimaries)
             {
                 let key = cluster.nm.create_master(address);
                 let key = key.map_err(|error| Fault::protocol(error.to_string()))?;

@@ -27,6 +27,7 @@ pub mod storage;
 
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, base_error};
 use neo_common::node::NodeKey;
+use neo_common::planted;
 use neo_common::protocol::{ClusterState, ErrorCode, MsgId, Packet};
 
 use crate::app::{Master, Ticket};
@@ -122,7 +123,8 @@ pub fn base_packet(
             first_tid: tm.first_tid(),
         },
         Packet::AskLastTransaction {} => {
-            Packet::AnswerLastTransaction { tid: app.cluster.last_tid }
+            let early = tm.last_tid().filter(|_| planted!(LastTidTooEarly));
+            Packet::AnswerLastTransaction { tid: early.unwrap_or(app.cluster.last_tid) }
         }
         _ => return root_packet(io, conn, id, packet),
     };
