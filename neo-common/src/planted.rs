@@ -77,6 +77,10 @@ bugs! {
     /// Unfinished data is not dropped before a storage serves: rows that nobody owns stay, and a
     /// transaction that was dropped may come back.
     UnfinishedNotDropped: Nothing,
+    /// A storage serves before what verification committed is visible to readers.
+    ServesBeforeVisible: Nothing,
+    /// What was voted is not removed from the database by an abort: temporary rows stay.
+    AbortKeepsRows: Nothing,
 
     // Locks of storages.
 
@@ -104,10 +108,13 @@ bugs! {
     CheckDoesNotLock: Nothing,
     /// The older transaction waits for the younger one without telling it: both wait for ever.
     LockOrderIgnored: Nothing,
-    /// An abort does not release objects that were only checked: nobody can store them any more.
-    AbortLeavesLock: Nothing,
+    /// Objects that a transaction only checked are not released when it ends: nobody can store them any
+    /// more.
+    CheckedStaysLocked: Nothing,
     /// What waits for a lock is not tried again when the transaction is aborted: it waits for ever.
     WaitersForgotten: Nothing,
+    /// What a client that is gone had voted is not aborted: its locks stay for ever.
+    DeadClientIgnored: Nothing,
 
     // Commit in the master.
 
@@ -128,6 +135,9 @@ bugs! {
     VoteFailureIgnored: Replicas,
     /// A client that could not store on a storage does not tell the master.
     FailedVoteNotTold: Replicas,
+    /// A client commits although no storage had a lock for an object, only out-of-date cells stored it: an
+    /// update is lost.
+    UnprotectedStore: Replicas,
     /// Only the first storage is told to unlock a transaction: the others keep their locks.
     UnlockLost: Nothing,
     /// Transactions end in the order in which storages lock them, not in the order of their tids:
@@ -179,18 +189,25 @@ bugs! {
     /// FEEDING cells are dropped although a copy that replaces them is not complete yet: less copies
     /// than wanted, or none.
     FeedingDroppedTooEarly: Replicas,
-    /// Replication begins with the transaction after the one where it should.
+    /// The first object that a source sends is skipped.
     ReplicationSkipsFirst: Replicas,
-    /// Replication does not replicate objects that were changed while it was listing transactions.
+    /// Replication goes on at the end of what was ordered last, not at the end of what was done.
     ReplicationSkipsRange: Replicas,
     /// Replication does not delete what the source does not have: what was dropped or packed away
     /// elsewhere is still there.
     ReplicationKeepsDeleted: Replicas,
+    /// A cell is declared up-to-date before the end of its replication is on disk: after a power failure,
+    /// rows are missing.
+    ReplicatedBeforeCommit: Replicas,
+    /// A cell is recorded as complete once its transactions are replicated, when its objects are not:
+    /// after a restart, they are missing.
+    ReplicationProgressTooEarly: Replicas,
     /// A cell is declared up-to-date without waiting for the transactions that were unfinished when
     /// replication began: it misses them.
     UnfinishedNotAwaited: Replicas,
-    /// Stores that an out-of-date cell accepted without lock are not checked when they become locks.
-    LocklessNotConverted: Replicas,
+    /// Stores that an out-of-date cell accepted without lock are not checked when they become locks: a
+    /// store that conflicts stays there.
+    LocklessNotChecked: Replicas,
 
     // Pack and undo.
 
@@ -202,8 +219,9 @@ bugs! {
     PackNotRepeated: Replicas,
     /// The objects that a partial pack was ordered for are ignored: everything is packed.
     PackScopeIgnored: Nothing,
-    /// To undo goes back to one revision before the right one.
-    UndoOfWrongRevision: Nothing,
+    /// To undo a transaction goes back to the revision before it, although the object was changed since:
+    /// later changes are lost.
+    UndoOverwritesLater: Nothing,
 
     // Reads.
 
@@ -227,8 +245,16 @@ bugs! {
     InvalidatedAfterLastTid: Nothing,
     /// The cache is kept when a connection to the master was lost, whatever happened meanwhile.
     ReconnectKeepsCache: Nothing,
-    /// A conflict that was told by one storage is forgotten if another one accepts the store.
-    ConflictForgotten: Nothing,
+    /// A revision that is newer than the last invalidation goes to the cache: it is not invalidated.
+    EarlyLoadCached: Nothing,
+    /// What a transaction wrote goes to the cache although the connection was lost while it was committed:
+    /// later changes were missed.
+    OutcomeFillsCache: Nothing,
+    /// A commit whose answer is lost is reported as failed: the application does it twice.
+    CommitAssumedFailed: Nothing,
+    /// Only the master tells storages that a transaction is aborted: a store that arrives later locks its
+    /// object for ever.
+    AbortOvertakesStore: Nothing,
 }
 
 impl Bug {

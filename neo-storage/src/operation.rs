@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use neo_common::engine::{Fault, Io};
+use neo_common::planted;
 use neo_common::protocol::{CellState, ErrorCode, MsgId, Packet};
 use neo_common::types::{ConnId, NodeId, Oid, Partition, Tid, Ttid};
 
@@ -274,6 +275,7 @@ impl Operation {
         }
         if let Some(AbortStep { ttid, voted, spilled }) = self.transactions.abort(ttid)
             && (voted || !spilled.is_empty())
+            && !planted!(AbortKeepsRows)
         {
             write(io, Write::Abort { ttid, spilled }, After::Nothing);
         }

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::{Fault, Handled, Io};
+use neo_common::planted;
 use neo_common::protocol::{CellState, PackOids, PackOrder, Packet};
 use neo_common::types::{Oid, Partition, Tid};
 
@@ -218,7 +219,7 @@ impl Pack {
         }
         let oids = match oids.map(PackOids::into_list) {
             None => None,
-            Some(Some(oids)) => Some(oids),
+            Some(Some(oids)) => Some(oids).filter(|_| !planted!(PackScopeIgnored)),
             Some(None) => return Err(Fault::protocol("invalid oids of a pack order")),
         };
         self.order = Some(Order { id, after: packed, pack_tid, oids });
@@ -272,7 +273,8 @@ impl Pack {
             }
         };
         self.is_busy = true;
-        let job = Write::Pack { partition, pack_tid: order.pack_tid, scope };
+        let pack_tid = if planted!(PackRemovesVisible) { order.id } else { order.pack_tid };
+        let job = Write::Pack { partition, pack_tid, scope };
         write_for(shared, io, job, OperationAfter::Pack(PackAfter::Sliced(partition)));
     }
 

@@ -24,6 +24,7 @@
 
 use neo_common::engine::{Handled, Io};
 use neo_common::node::ListKind;
+use neo_common::planted;
 use neo_common::protocol::Packet;
 use neo_common::types::{ConnId, Partition, Tid};
 
@@ -233,7 +234,8 @@ fn start(app: &mut Storage, io: &mut Io<'_, Storage>) {
         (true, Some(_)) | (false, None) => {}
     }
     // The committed state must be visible to readers before anybody is served: this is durable.
-    write(io, Write::DropUnfinished, after(Start::Dropped));
+    let drop = if planted!(UnfinishedNotDropped) { Write::Flush } else { Write::DropUnfinished };
+    write(io, drop, after(Start::Dropped));
     read_latest(io, Read::CellNextTids, after(Start::NextTids));
     read_latest(io, Read::PackedCells, after(Start::Packed));
 }

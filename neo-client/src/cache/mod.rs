@@ -29,6 +29,7 @@ mod tests;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
+use neo_common::planted;
 use neo_common::types::{Oid, Tid};
 
 use self::ghosts::Ghosts;
@@ -128,7 +129,8 @@ impl Cache {
     /// The revision that was current before a tid.
     pub fn load_before(&mut self, oid: Oid, before: Tid) -> Option<Record> {
         let found = self.versions(oid).find(|(_, entry)| entry.tid < before);
-        let valid = |entry: &Entry| entry.next_tid.is_none_or(|next| next >= before);
+        let end = if planted!(CacheBorder) { before.previous().unwrap_or(before) } else { before };
+        let valid = |entry: &Entry| entry.next_tid.is_none_or(|next| next >= end);
         let index = found.filter(|(_, entry)| valid(entry)).map(|(index, _)| index);
         self.answer(index)
     }
@@ -223,7 +225,7 @@ impl Cache {
     pub fn invalidate(&mut self, oid: Oid, tid: Tid) {
         if let Some(index) = self.newest.get(&oid) {
             let entry = &mut self.slab[*index];
-            if entry.next_tid.is_none() && entry.tid < tid {
+            if entry.next_tid.is_none() && entry.tid < tid && !planted!(StaleCacheEntry) {
                 entry.next_tid = Some(tid);
             }
         }

@@ -13,6 +13,7 @@
 
 use bytes::Bytes;
 use neo_common::engine::{CallId, Io};
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, Packet};
 use neo_common::types::{NodeId, Tid, Ttid};
 
@@ -82,14 +83,15 @@ impl ClientCore {
         }
         // If some writes failed, each object must have been locked by one storage at least.
         let cells = |partition| self.table.writable(partition).collect();
-        if let Some(partition) = transaction.unprotected(cells) {
+        let unprotected = transaction.unprotected(cells);
+        if let Some(partition) = unprotected.filter(|_| !planted!(UnprotectedStore)) {
             self.voted(io, ttid, Err(Error::NotStored(partition)));
             return;
         }
         // Storages that run would not know that they missed something: the master disconnects them
         // at the commit, if the cluster is still operational without them.
         let failed: Vec<NodeId> = transaction.lost().filter(|nid| self.is_running(*nid)).collect();
-        if failed.is_empty() {
+        if failed.is_empty() || planted!(FailedVoteNotTold) {
             self.voted(io, ttid, Ok(()));
             return;
         }
@@ -216,6 +218,9 @@ impl ClientCore {
     /// The answer to the commit is lost: it may be committed or not.
     pub(crate) fn ask_outcome(&mut self, io: &mut Io<'_, Self>, ttid: Ttid) {
         if self.finishing.contains_key(&ttid) {
+            if planted!(CommitAssumedFailed) {
+                return self.outcome(io, ttid, None);
+            }
             log::warn!("connection lost while committing {ttid}: its outcome is to be asked");
             self.master_call(io, MasterOp::FinalTid(ttid));
         }
@@ -252,6 +257,9 @@ impl ClientCore {
             if value != Value::Checked {
                 self.invalidate(oid, tid);
             }
+            if let (true, Value::Data(data)) = (planted!(OutcomeFillsCache), value) {
+                self.cache.store(oid, data, tid, None);
+            }
         }
         self.received_tid = self.received_tid.max(Some(tid));
         self.deliveries.finished(io, call, tid);
@@ -280,7 +288,7 @@ impl ClientCore {
     fn give_up(&mut self, io: &mut Io<'_, Self>, ttid: Ttid, transaction: Transaction) {
         // Storages are told directly, behind what was stored: told only by the master, a storage
         // could see the abort before a store that is on its way, and lock the object for ever.
-        for nid in transaction.alive() {
+        for nid in transaction.alive().filter(|_| !planted!(AbortOvertakesStore)) {
             match self.storages.get_mut(&nid) {
                 Some(super::storages::StorageLink::Ready { conn }) => {
                     io.send(*conn, Packet::AbortTransaction { ttid, nids: Vec::new() });

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use neo_common::engine::{CallId, Io};
+use neo_common::planted;
 use neo_common::types::Tid;
 
 use super::ClientCore;
@@ -119,6 +120,9 @@ impl Deliveries {
                         self.oids_len -= oids.len();
                     }
                     if self.listening && !self.closed {
+                        if planted!(InvalidatedAfterLastTid) {
+                            self.adopt(tid);
+                        }
                         io.reply(EVENTS, Ok(Answer::Event(event)));
                         self.busy = Some(tid);
                     } else {

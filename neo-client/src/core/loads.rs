@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use neo_common::engine::{CallId, Io};
+use neo_common::planted;
 use neo_common::protocol::Packet;
 use neo_common::types::{Oid, Tid};
 
@@ -61,7 +62,9 @@ impl Loads {
 
     /// An object was changed.
     pub(super) fn invalidate(&mut self, oid: Oid, tid: Tid) {
-        if let Some(load) = self.by_oid.get(&oid).and_then(|id| self.loads.get_mut(id)) {
+        if let Some(load) = self.by_oid.get(&oid).and_then(|id| self.loads.get_mut(id))
+            && !planted!(LoadOvertaken)
+        {
             if load.invalidated.len() < INVALIDATED_LEN_MAX {
                 load.invalidated.push(tid);
             } else {
@@ -184,7 +187,7 @@ impl ClientCore {
         let next = next.or(invalidated.filter(|_| !load.discard));
         // What is newer than the last invalidation will be invalidated later: it is too early.
         let known = self.received_tid.is_some_and(|last| serial <= last);
-        if !load.discard && known {
+        if !load.discard && (known || planted!(EarlyLoadCached)) {
             let data = data.clone(); // a reference, not a copy
             self.cache.store(oid, data, serial, next);
         }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use neo_common::engine::{CallId, Io};
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, Packet};
 use neo_common::types::{NodeId, Oid, Partition, Ttid};
 
@@ -140,7 +141,9 @@ impl ClientCore {
     fn choose_cell(&self, io: &mut Io<'_, Self>, read: &Read) -> Option<NodeId> {
         let now = io.now().monotonic;
         let transaction = read.ttid.and_then(|ttid| self.transactions.get(&ttid));
-        let candidates = self.table.readable(read.partition).filter(|nid| {
+        let all = planted!(OutOfDateReadable).then(|| self.table.writable(read.partition));
+        let readable = self.table.readable(read.partition);
+        let candidates = readable.chain(all.into_iter().flatten()).filter(|nid| {
             !read.tried.contains(nid)
                 && !read.rejected.contains(nid)
                 && self.is_running(*nid)

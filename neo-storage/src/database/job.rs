@@ -19,6 +19,7 @@
 //! See [`Durability`]. An [`Write::Unlock`] that is reported is visible to all reads that are
 //! submitted later: the core keeps the write locks and load locks of the transaction until then.
 
+use neo_common::planted;
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 
 use super::records::*;
@@ -434,7 +435,7 @@ impl Job {
     }
 
     /// What must have happened before it is reported.
-    pub const fn durability(&self) -> Durability {
+    pub fn durability(&self) -> Durability {
         match self {
             Self::Write(write) => write.durability(),
             Self::Read(_) | Self::ReadLatest(_) => Durability::Executed,
@@ -444,8 +445,16 @@ impl Job {
 
 impl Write {
     /// What must have happened before it is reported.
-    pub const fn durability(&self) -> Durability {
+    pub fn durability(&self) -> Durability {
         match self {
+            Self::Vote(_) if planted!(VoteAnsweredBeforeCommit) => Durability::Executed,
+            Self::Lock { .. } if planted!(LockAnsweredBeforeCommit) => Durability::Executed,
+            Self::Unlock { .. } if planted!(LockReleasedBeforeVisible) => Durability::Executed,
+            Self::DropUnfinished if planted!(ServesBeforeVisible) => Durability::Executed,
+            Self::EndChunk { .. } if planted!(ReplicatedBeforeCommit) => Durability::Executed,
+            Self::ChangePartitionTable(_) | Self::Flush if planted!(TableNotFlushed) => {
+                Durability::Executed
+            }
             Self::SetNid(_)
             | Self::ChangePartitionTable(_)
             | Self::SetBackupTid(_)

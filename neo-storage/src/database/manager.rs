@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use neo_common::planted;
 use neo_common::protocol::enums::{CellState, WireEnum};
 use neo_common::types::{Hash, NodeId, Oid, Partition, Tid, ZERO_HASH};
 use sha1::{Digest, Sha1};
@@ -248,7 +249,7 @@ pub fn find_undo(
             None => return UndoFound::NotVisible,
         },
     };
-    let mut is_current = current_tid == undone_tid;
+    let mut is_current = current_tid == undone_tid || planted!(UndoOverwritesLater);
     let mut undo_tid = history.previous;
     for &(tid, data_tid) in &history.later {
         if data_tid.is_none() {

@@ -7,6 +7,7 @@
 
 use neo_common::engine::{Fault, Handled, Handler, Io, Lost, base_error};
 use neo_common::node::{ListKind, NodeEvent};
+use neo_common::planted;
 use neo_common::protocol::{
     CellState, ErrorCode, MsgId, NodeEntry, NodeState, NodeType, PackOids, Packet,
 };
@@ -282,6 +283,7 @@ fn notify_node_information(
     for (node_type, _, nid, state, _) in nodes {
         if *node_type == NodeType::Client
             && *state != NodeState::Running
+            && !planted!(DeadClientIgnored)
             && let Some(nid) = nid
             && let Some((operation, _)) = app.operation()
         {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use neo_common::engine::{Fault, Handled, Io};
 use neo_common::limits::FETCH_COUNT;
 use neo_common::node::Node;
+use neo_common::planted;
 use neo_common::protocol::{CellState, Map, MsgId, Packet};
 use neo_common::types::{ConnId, Oid, Partition, Tid, ZERO_HASH};
 
@@ -171,6 +172,9 @@ pub(crate) fn add_object(
         return Err(Fault::Unexpected);
     };
     check_object(current, partitions, tid, oid)?;
+    if planted!(ReplicationSkipsFirst) && current.objects.is_empty() {
+        return Ok(());
+    }
     let compression = u8::try_from(compression).map_err(|_| invalid("compression"))?;
     current.bytes += WAITING_REQUEST_BYTES + data.len();
     let content = match data.is_empty() && checksum == ZERO_HASH {
@@ -239,6 +243,7 @@ pub(crate) fn fetched_transactions(
     source_pack_id: Option<Tid>,
 ) -> Handled {
     let partitions = shared.table.partitions();
+    let source_pack_id = source_pack_id.filter(|_| !planted!(PackNotRepeated));
     let Some(current) = operation.replicator.answered(request) else { return Ok(()) };
     for tid in &delete_transactions {
         check_range(current, partitions, *tid)?;
@@ -265,6 +270,7 @@ pub(crate) fn fetched_transactions(
         }
         None => {
             cell.next_trans = current.tid.next();
+            end.cell_tid = Some(current.tid).filter(|_| planted!(ReplicationProgressTooEarly));
             end.approved.clone_from(&cell.approved);
             end.rejected.clone_from(&cell.rejected);
             end_chunk(shared, io, end, None, None);
@@ -312,6 +318,9 @@ pub(crate) fn fetched_objects(
         }
         None => {
             cell.next_obj = current.tid.next();
+            if planted!(ReplicationSkipsRange) {
+                cell.next_obj = cell.next_obj.max(replicator.orders.get(&partition).copied());
+            }
             end.cell_tid = Some(current.tid);
             current.step = Step::Ending;
             Some(attempt)
@@ -332,6 +341,9 @@ fn end_chunk(
     backup_tid: Option<Tid>,
     finished: Option<u64>,
 ) {
+    if planted!(ReplicationKeepsDeleted) {
+        (end.delete_transactions, end.delete_objects) = Default::default();
+    }
     let partitions = shared.table.partitions();
     end.backup_tid = backup_tid;
     let partition = end.partition;

@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use neo_common::engine::{Fault, Handled, Io};
 use neo_common::node::NodeKey;
+use neo_common::planted;
 use neo_common::protocol::{CellState, Map, MsgId, Packet};
 use neo_common::types::{ConnId, Oid, Partition, Tid, Ttid};
 
@@ -236,7 +237,7 @@ impl Replicator {
         ttids: &[Ttid],
     ) {
         self.ttids.extend(ttids);
-        let max_ttid = ttids.iter().max().copied();
+        let max_ttid = ttids.iter().max().copied().filter(|_| !planted!(UnfinishedNotAwaited));
         for partition in partitions {
             // It may have been discarded, and added again, meanwhile.
             let cell = self.cells.get_mut(partition);

@@ -6,6 +6,7 @@
 //! here the request is put aside until the database has answered, then it is tried again.
 
 use neo_common::engine::Fault;
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, MsgId, Packet};
 use neo_common::types::{ConnId, NodeId, Oid, Tid, Ttid};
 
@@ -90,6 +91,7 @@ impl Transactions {
     pub fn checked(&mut self, oid: Oid, last: LastTid, data_tid_exists: bool) {
         let Some(checking) = self.checking.remove(&oid) else { return };
         let Checking { data_tid, stale, mut parked } = checking;
+        let stale = stale && !planted!(StaleCheckBelieved);
         let takes_locks = self.mode_of(oid).takes_locks();
         if !stale && takes_locks {
             match self.write_locks.get_mut(&oid) {
@@ -223,6 +225,14 @@ impl Transactions {
                     Ok(Attempt::Done)
                 }
                 Some(_) => Err(Fault::protocol(format!("oid {oid} checked at another serial"))),
+                None if planted!(CheckSerialIgnored)
+                    || planted!(CheckDoesNotLock)
+                        && self.last_tids.get(oid) == Some(Some(serial))
+                        && !self.write_locks.contains_key(&oid) =>
+                {
+                    self.answer(&pending.request, None);
+                    Ok(Attempt::Done)
+                }
                 None => {
                     let outcome = self.lock_object(ttid, oid, serial)?;
                     let item = || Item { serial, lockless: false, deadlock: false, store: None };
@@ -432,7 +442,7 @@ impl Transactions {
             };
         }
         let other = &self.transactions[&holder];
-        if holder < ttid || other.is_voted() {
+        if holder < ttid || other.is_voted() || planted!(LockOrderIgnored) {
             // We are younger: wait until the lock is released. Wait as well (instead of a conflict)
             // if the client is so fast that it commits another transaction before we processed
             // NotifyUnlockInformation. Or the holder is voted, then there is no deadlock.
@@ -467,6 +477,7 @@ impl Transactions {
     /// Releases a lock; `committed` if the object has a new revision.
     pub(super) fn release_lock(&mut self, oid: Oid, committed: Option<Tid>) {
         let Some(lock) = self.write_locks.remove(&oid) else { return };
+        let committed = committed.filter(|_| !planted!(ConflictWithWrongSerial));
         if let Some(last) = committed.map(Some).or(lock.last) {
             self.last_tids.insert(oid, last);
         }
@@ -483,6 +494,7 @@ impl Transactions {
                 checking.stale = true;
             }
             match self.write_locks.get(oid) {
+                Some(_) if planted!(CheckedStaysLocked) && item.store.is_none() => {}
                 Some(lock) if lock.ttid == ttid => {
                     self.release_lock(*oid, committed);
                     released.push(*oid);
@@ -505,7 +517,9 @@ impl Transactions {
         // Lockless stores get the lock before those that wait for it.
         self.settle_replicated();
         for oid in released {
-            self.retry(oid);
+            if !planted!(WaitersForgotten) || committed.is_some() {
+                self.retry(oid);
+            }
         }
     }
 

@@ -45,6 +45,7 @@ mod spill;
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::Fault;
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, MsgId, Packet};
 use neo_common::types::{ConnId, NodeId, Oid, Partition, Tid, Ttid};
 
@@ -517,7 +518,7 @@ impl Transactions {
         log::debug!("lock ttid={ttid} tid={tid}");
         self.last_locked = tid;
         for (oid, item) in &txn.items {
-            if item.store.is_some() {
+            if item.store.is_some() && !planted!(ForgottenLoadLock) {
                 self.load_locks.insert(*oid, ttid);
             }
         }

@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use neo_common::engine::{Fault, Handled, Io};
+use neo_common::planted;
 use neo_common::protocol::{ErrorCode, Map, MsgId, Packet};
 use neo_common::types::{ConnId, INVALID_PARTITION, Oid, Partition, Tid, Ttid, ZERO_HASH};
 
@@ -63,6 +64,7 @@ enum ReadKind {
 fn check_readable(operation: &Operation, partition: Partition) -> Handled {
     match operation.transactions.mode(partition) {
         CellMode::Readable => Ok(()),
+        CellMode::Replicating if planted!(OutOfDateReadable) => Ok(()),
         _ => Err(Fault::non_readable_cell()),
     }
 }
@@ -195,11 +197,13 @@ pub(super) fn read_packet(
         }
         Packet::AskTIDsFrom { min_tid, max_tid, length, partition } => {
             check_readable(operation, partition)?;
-            if operation.transactions.is_locked_tid(max_tid) {
+            if operation.transactions.is_locked_tid(max_tid) && !planted!(IterationMissesLast) {
                 let packet = Packet::AskTIDsFrom { min_tid, max_tid, length, partition };
                 return operation.delayed.add_read(max_tid, DelayedRead { conn, id, packet });
             }
             let length = length.min(READ_ROWS_MAX as u32);
+            let excluded = max_tid.previous().filter(|_| planted!(IterationExcludesLast));
+            let max_tid = excluded.unwrap_or(max_tid);
             let job = Read::TidsFrom { partition, min_tid, max_tid, length };
             submit(operation, shared, io, job, (conn, id), ReadKind::TidsFrom { partition });
         }
@@ -299,11 +303,11 @@ fn ask_object_undo_serial(
 /// The result of a read.
 pub(crate) fn read_done(app: &mut Storage, io: &mut Io<'_, Storage>, after: ReadAfter, done: Done) {
     let ReadAfter { epoch, conn, id, what } = after;
-    let is_current = epoch == app.shared.epoch;
+    let is_current = epoch == app.shared.epoch || planted!(PastOperationBelieved);
     // Connections of a past operation are closed.
     let Some((operation, shared)) = app.operation().filter(|_| is_current) else { return };
     let partitions = shared.table.partitions();
-    let is_readable = |partition| operation.transactions.mode(partition) == CellMode::Readable;
+    let is_readable = |partition| check_readable(operation, partition).is_ok();
     let packet = match what {
         ReadKind::Object { oid, stamp } => {
             if is_readable(oid.partition(partitions)) {
@@ -413,7 +417,7 @@ fn object(oid: Oid, loaded: Loaded) -> Packet {
             Packet::AnswerObject {
                 oid,
                 serial: revision.tid,
-                next_serial: revision.next_tid,
+                next_serial: revision.next_tid.filter(|_| !planted!(NextSerialLost)),
                 compression,
                 checksum,
                 data,
