@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use neo_common::planted::Bug;
 use neo_sim::faults::Level;
 use neo_sim::run::Settings;
 
@@ -21,6 +22,8 @@ Runs simulated clusters, whose faults are drawn from a seed, and checks what the
   --replicas N        copies of each partition beside the first, where there are enough storages
                       (default: 0)
   --duration SECONDS  how long there are faults, in simulated time (default: 40)
+  --planted BUG       give the nodes a deliberate mistake (in builds of scripts/planted only)
+  --bugs              print these mistakes
   --jobs N            how many run at once (default: number of cores)
 
 The exit status is 0 if all is right, 1 if some seed fails, 2 if the command line is wrong.
@@ -41,6 +44,8 @@ pub enum Mode {
         /// How many.
         count: u64,
     },
+    /// Print the planted bugs.
+    Bugs,
     /// Run the seeds that are read from standard input.
     Worker,
 }
@@ -62,6 +67,8 @@ pub struct Arguments {
     pub replicas: u32,
     /// How many run at once.
     pub jobs: usize,
+    /// A deliberate mistake of the nodes.
+    pub planted: Option<Bug>,
 }
 
 impl Arguments {
@@ -75,8 +82,10 @@ impl Arguments {
             duration: DURATION,
             replicas: 0,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            planted: None,
         };
         let (mut seed, mut first, mut count, mut is_worker) = (None, 0, 100, false);
+        let mut is_list = false;
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let (name, mut inline) = match argument.split_once('=') {
@@ -101,6 +110,8 @@ impl Arguments {
                     let level = text.parse().map_err(|_| format!("no such level: {text}"))?;
                     result.log = Some(level);
                 }
+                "--planted" => result.planted = Some(bug(&value()?)?),
+                "--bugs" => is_list = true,
                 "--trace" => result.trace = true,
                 "--worker" => is_worker = true,
                 _ => return Err(format!("no such option: {name}")),
@@ -111,6 +122,7 @@ impl Arguments {
         }
         result.mode = match seed {
             _ if is_worker => Mode::Worker,
+            _ if is_list => Mode::Bugs,
             Some(seed) => Mode::One(seed),
             None => Mode::Many { first, count },
         };
@@ -143,12 +155,19 @@ impl Arguments {
         if self.replicas != 0 {
             options.push(format!("--replicas={}", self.replicas));
         }
+        if let Some(bug) = self.planted {
+            options.push(format!("--planted={}", bug.name()));
+        }
         options
     }
 }
 
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("not a number: {text}"))
+}
+
+fn bug(text: &str) -> Result<Bug, String> {
+    Bug::of_name(text).ok_or_else(|| format!("no such planted bug: {text}"))
 }
 
 fn level(text: &str) -> Result<Level, String> {
@@ -173,6 +192,8 @@ mod tests {
         let arguments = parse("--seeds 7 --first=3 --faults lite").unwrap().unwrap();
         assert_eq!(arguments.mode, Mode::Many { first: 3, count: 7 });
         assert_eq!(arguments.repeated(), ["--faults=lite"]);
+        let arguments = parse("--planted=wrongnexttid --seeds 3").unwrap().unwrap();
+        assert_eq!(arguments.repeated(), ["--planted=WrongNextTid"]);
         let arguments = parse("--seed 5 --trace").unwrap().unwrap();
         assert_eq!(arguments.mode, Mode::One(5));
         assert!(arguments.trace && arguments.repeated().is_empty());

@@ -11,6 +11,7 @@ mod worker;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Mode};
+use neo_common::planted::{self, Bug};
 use neo_sim::run::{Report, run};
 
 fn main() -> ExitCode {
@@ -29,7 +30,17 @@ fn main() -> ExitCode {
         log::set_logger(&StdoutLog).expect("it is set once");
         log::set_max_level(level);
     }
+    if let Some(Err(message)) = arguments.planted.map(planted::choose) {
+        eprintln!("neo-sim: error: {message}");
+        return ExitCode::from(2);
+    }
     match arguments.mode {
+        Mode::Bugs => {
+            for bug in Bug::ALL {
+                println!("{} {:?} {}", bug.name(), bug.needs(), bug.description().trim());
+            }
+            ExitCode::SUCCESS
+        }
         Mode::One(seed) => one(&arguments, seed),
         Mode::Many { first, count } => pool::run(&arguments, first, count),
         Mode::Worker => {

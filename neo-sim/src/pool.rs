@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use neo_common::planted;
+
 use crate::arguments::Arguments;
 
 /// Errors of applications that are worth a line.
@@ -128,7 +130,12 @@ fn one(arguments: &Arguments, worker: &mut Option<Worker>, seed: u64, totals: &M
 /// The command that replays a seed.
 fn command(arguments: &Arguments, seed: u64) -> String {
     let profile = if cfg!(debug_assertions) { "" } else { "--release " };
-    let mut words = vec![format!("cargo run {profile}-p neo-sim -- --seed {seed}")];
+    // In a target folder of its own, so that nothing else is built with this feature.
+    let features = match planted::ENABLED {
+        true => "--features planted --target-dir target/planted ",
+        false => "",
+    };
+    let mut words = vec![format!("cargo run {profile}{features}-p neo-sim -- --seed {seed}")];
     words.extend(arguments.repeated());
     words.push("--trace".into());
     words.join(" ")
