@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| neo_client::filestorage::fuzz_one(bytes));
+fuzz_target!(|bytes: &[u8]| neo_filestorage::fuzz_one(bytes));

@@ -60,7 +60,6 @@ pub mod core;
 #[cfg(feature = "net")]
 mod driver;
 mod error;
-pub mod filestorage;
 pub mod handlers;
 
 pub mod options;
@@ -73,5 +72,8 @@ pub use api::{
 };
 pub use call::Record;
 pub use compression::Compression;
+/// Reader and writer of `Data.fs`.
+pub use neo_filestorage as filestorage;
+
 pub use error::{Conflict, Error, Foreign, Result};
 pub use options::Options;

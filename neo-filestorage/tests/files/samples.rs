@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use neo_client::filestorage::{Reader, Source, Status, Unit, Writer, compare};
+use neo_filestorage::{Reader, Source, Status, Unit, Writer, compare};
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 

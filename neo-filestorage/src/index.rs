@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use neo_common::types::Oid;
 
 /// First position that does not fit.
-pub(super) const POSITION_END: u64 = 1 << 48;
+pub(crate) const POSITION_END: u64 = 1 << 48;
 
 /// Bytes of an entry: low byte of the oid, position.
 const ENTRY_SIZE: usize = 7;
@@ -24,14 +24,14 @@ const LEAF_SIZE: usize = 256 * ENTRY_SIZE;
 
 /// Map from oids to positions.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// By the 7 high bytes of the oid.
     leaves: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Index {
     /// Position of an oid.
-    pub(super) fn get(&self, oid: Oid) -> Option<u64> {
+    pub(crate) fn get(&self, oid: Oid) -> Option<u64> {
         let (key, low) = split(oid);
         let leaf = self.leaves.get(&key)?;
         let offset = find(leaf, low).ok()?;
@@ -41,7 +41,7 @@ impl Index {
     }
 
     /// Sets the position of an oid, which must be less than [`POSITION_END`].
-    pub(super) fn insert(&mut self, oid: Oid, pos: u64) {
+    pub(crate) fn insert(&mut self, oid: Oid, pos: u64) {
         assert!(pos < POSITION_END, "position {pos} does not fit");
         let (key, low) = split(oid);
         let leaf = self.leaves.entry(key).or_default();

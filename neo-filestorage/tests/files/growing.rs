@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::io;
 
-use neo_client::filestorage::{Damage, ReadAt, ReadError, Reader, Source, Transaction, Unfinished};
+use neo_filestorage::{Damage, ReadAt, ReadError, Reader, Source, Transaction, Unfinished};
 
 use crate::common::{positions, read, record, transaction, written};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `Data.fs`: reader and writer of ZODB's FileStorage format, without Python.
 //!
-//! For the tools that copy between a FileStorage and a NEO cluster. It knows nothing about the rest
-//! of the client: what goes through it is [`TransactionInfo`] and [`Record`], from any [`Source`].
+//! For the tools that copy between a FileStorage and a NEO cluster, and for storage nodes that import
+//! one. What goes through it is [`TransactionInfo`] and [`Record`], from any [`Source`].
 //!
 //! ```text
 //!  Data.fs --Reader--> Source: next_transaction, next_record, next_record, ... --Writer--> Data.fs

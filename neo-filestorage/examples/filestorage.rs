@@ -13,7 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use neo_client::filestorage::{CompareError, Reader, Source, Status, Transaction, Writer, compare};
+use neo_filestorage::{CompareError, Reader, Source, Status, Transaction, Writer, compare};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 

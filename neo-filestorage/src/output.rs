@@ -11,14 +11,14 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::error::WriteError;
+use crate::error::WriteError;
 
 /// Bytes kept in memory before they are written.
 const BUFFER_SIZE: usize = 1 << 20;
 
 /// A file being written.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     file: File,
     path: PathBuf,
     /// Its name until it is published.
@@ -31,7 +31,7 @@ pub(super) struct Output {
 
 impl Output {
     /// Refuses names in use.
-    pub(super) fn create(path: &Path) -> Result<Self, WriteError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, WriteError> {
         let part = with_suffix(path, ".part");
         // ZODB would trust an index left by another file, if that looked similar enough.
         for taken in [path, &with_suffix(path, ".index")] {
@@ -57,12 +57,12 @@ impl Output {
     }
 
     /// Where the next bytes go.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.start + self.buffer.len() as u64
     }
 
     /// Adds bytes at the end.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         if self.buffer.len() + bytes.len() > BUFFER_SIZE {
             self.flush()?;
         }
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// Changes bytes that were appended, in one piece, earlier.
-    pub(super) fn overwrite(&mut self, pos: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    pub(crate) fn overwrite(&mut self, pos: u64, bytes: &[u8]) -> Result<(), WriteError> {
         assert!(pos + bytes.len() as u64 <= self.position(), "{pos} is beyond the end");
         match self.buffered(pos) {
             Some(offset) => self.buffer[offset..offset + bytes.len()].copy_from_slice(bytes),
@@ -88,7 +88,7 @@ impl Output {
     }
 
     /// Reads back bytes that were appended, in one piece.
-    pub(super) fn read(&self, pos: u64, bytes: &mut [u8]) -> Result<(), WriteError> {
+    pub(crate) fn read(&self, pos: u64, bytes: &mut [u8]) -> Result<(), WriteError> {
         assert!(pos + bytes.len() as u64 <= self.position(), "{pos} is beyond the end");
         match self.buffered(pos) {
             Some(offset) => bytes.copy_from_slice(&self.buffer[offset..offset + bytes.len()]),
@@ -98,7 +98,7 @@ impl Output {
     }
 
     /// Gives it its name, once everything is on disk.
-    pub(super) fn publish(mut self) -> Result<(), WriteError> {
+    pub(crate) fn publish(mut self) -> Result<(), WriteError> {
         self.flush()?;
         self.file.sync_all().map_err(|source| self.failed(source))?;
         self.rename()?;

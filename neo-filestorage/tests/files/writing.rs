@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use neo_client::filestorage::{
+use neo_common::types::{Oid, Tid};
+use neo_filestorage::{
     Reader, Record, Source, Status, Transaction, TransactionInfo, WriteError, Writer,
 };
-use neo_common::types::{Oid, Tid};
 
 use crate::common::{info, read, record, transaction, undone, written};
 

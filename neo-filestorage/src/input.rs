@@ -11,10 +11,10 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes of the window. Bigger does not read faster; the longest header (with its metadata, 3 times
 /// 64 KiB) must fit.
-pub(super) const WINDOW_SIZE: usize = 512 << 10;
+pub(crate) const WINDOW_SIZE: usize = 512 << 10;
 
 const _: () = assert!(
-    WINDOW_SIZE > super::format::TRANSACTION_HEADER_SIZE + 3 * super::format::METADATA_SIZE_MAX
+    WINDOW_SIZE > crate::format::TRANSACTION_HEADER_SIZE + 3 * crate::format::METADATA_SIZE_MAX
 );
 
 /// Something with bytes at positions.
@@ -74,7 +74,7 @@ fn read_full(file: &impl ReadAt, pos: u64, buffer: &mut [u8]) -> Result<usize> {
 
 /// A file and a window on it.
 #[derive(Debug)]
-pub(super) struct Input<F> {
+pub(crate) struct Input<F> {
     file: F,
     /// Where the window is.
     start: u64,
@@ -82,16 +82,16 @@ pub(super) struct Input<F> {
 }
 
 impl<F: ReadAt> Input<F> {
-    pub(super) fn new(file: F) -> Self {
+    pub(crate) fn new(file: F) -> Self {
         Self { file, start: 0, window: Vec::new() }
     }
 
-    pub(super) fn size(&self) -> Result<u64> {
+    pub(crate) fn size(&self) -> Result<u64> {
         self.file.size()
     }
 
     /// Forgets the window: what is read next is what is in the file now.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.window.clear();
     }
 
@@ -103,7 +103,7 @@ impl<F: ReadAt> Input<F> {
     }
 
     /// The next `size` bytes from `pos`, less only at the end of the file. Moves the window.
-    pub(super) fn forward(&mut self, pos: u64, size: usize) -> Result<&[u8]> {
+    pub(crate) fn forward(&mut self, pos: u64, size: usize) -> Result<&[u8]> {
         assert!(size <= WINDOW_SIZE, "{size} bytes do not fit in the window");
         if self.seen(pos).len() < size {
             let kept = self.seen(pos).len();
@@ -122,7 +122,7 @@ impl<F: ReadAt> Input<F> {
 
     /// Fills `buffer` with the bytes from `pos`; how many there were. Leaves the window where it
     /// is.
-    pub(super) fn look(&self, pos: u64, buffer: &mut [u8]) -> Result<usize> {
+    pub(crate) fn look(&self, pos: u64, buffer: &mut [u8]) -> Result<usize> {
         let seen = self.seen(pos);
         let kept = seen.len().min(buffer.len());
         buffer[..kept].copy_from_slice(&seen[..kept]);

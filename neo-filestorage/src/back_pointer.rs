@@ -12,14 +12,14 @@ const KNOWN_LEN_MAX: usize = 1 << 16;
 
 /// Where data is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     pub pos: u64,
     pub size: u64,
 }
 
 /// What a record has after its header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Body {
+pub(crate) enum Body {
     Data(Extent),
     /// 0: no data.
     BackPointer(u64),
@@ -27,7 +27,7 @@ pub(super) enum Body {
 
 /// Follows back-pointers.
 #[derive(Debug, Default)]
-pub(super) struct BackPointers {
+pub(crate) struct BackPointers {
     known: BTreeMap<u64, Option<Extent>>,
 }
 
@@ -35,7 +35,7 @@ impl BackPointers {
     /// Data of the record at `to`, which has `body` and to which a back-pointer leads; `None` if it
     /// has no data. `read(pos, before)` gives the body of the record at `pos`, or fails if it is not
     /// wholly before `before`: this makes the chain end.
-    pub(super) fn follow<E>(
+    pub(crate) fn follow<E>(
         &mut self,
         to: u64,
         body: Body,

@@ -4,11 +4,11 @@
 
 use std::io::Cursor;
 
-use neo_client::filestorage::{
-    BackPointerFault, Damage, ReadError, Reader, Record, Source, Unfinished, fuzz_one,
-};
 use neo_common::prng::Prng;
 use neo_common::types::{Oid, Tid};
+use neo_filestorage::{
+    BackPointerFault, Damage, ReadError, Reader, Record, Source, Unfinished, fuzz_one,
+};
 
 use crate::common::{SAMPLES, positions, read, record, sample, transaction, undone, written};
 

@@ -9,7 +9,7 @@ use std::{error, fmt};
 use bytes::Bytes;
 use neo_common::types::{Oid, Tid};
 
-use super::source::{Record, Source, TransactionInfo};
+use crate::source::{Record, Source, TransactionInfo};
 
 /// Bytes shown of data that differs.
 const EXCERPT_SIZE: usize = 24;
@@ -226,8 +226,8 @@ mod tests {
     use std::convert::Infallible;
     use std::vec::IntoIter;
 
-    use super::super::source::{Progress, Status, Transaction, Unit};
     use super::*;
+    use crate::source::{Progress, Status, Transaction, Unit};
 
     struct List(IntoIter<Transaction>, IntoIter<Record>);
 

@@ -23,15 +23,15 @@ use std::path::Path;
 use bytes::Bytes;
 use neo_common::types::Tid;
 
-use super::back_pointer::{BackPointers, Body, Extent};
-use super::error::WriteError;
-use super::format::{
+use crate::back_pointer::{BackPointers, Body, Extent};
+use crate::error::WriteError;
+use crate::format::{
     LENGTH_OFFSET, MAGIC_3, METADATA_SIZE_MAX, RECORD_HEADER_SIZE, RecordHeader, STATUS_FINISHED,
     STATUS_PACKED, TRANSACTION_HEADER_SIZE, TransactionHeader,
 };
-use super::index::{Index, POSITION_END};
-use super::output::Output;
-use super::source::{Record, Status, Transaction, TransactionInfo};
+use crate::index::{Index, POSITION_END};
+use crate::output::Output;
+use crate::source::{Record, Status, Transaction, TransactionInfo};
 
 /// Bytes of data that are compared at a time.
 const COMPARE_SIZE: usize = 64 << 10;

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Reader and writer of Data.fs against ZODB itself.
 
-    filestorage_zodb.py [--tool PROGRAM] [FILE ...]
+    zodb.py [--tool PROGRAM] [FILE ...]
 
-It needs a Python that has the package ZODB. PROGRAM is the example `filestorage` of neo-client,
+It needs a Python that has the package ZODB. PROGRAM is the example `filestorage` of this crate,
 built with cargo if not given. Besides the given files, some are made here, with what is rare.
 
 For each file: the reader gives what ZODB's iterator gives; a copy made by reader and writer is one
@@ -42,7 +42,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def build_tool():
     """Path of the example, built."""
     root = os.path.join(HERE, "..", "..")
-    command = ["cargo", "build", "--package", "neo-client", "--example", "filestorage",
+    command = ["cargo", "build", "--package", "neo-filestorage", "--example", "filestorage",
                "--message-format", "json"]
     output = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout
     for line in output.splitlines():

@@ -5,37 +5,37 @@ use byteorder::{BigEndian, ByteOrder};
 use neo_common::types::{Oid, Tid};
 
 /// First bytes of a file of Python 2.
-pub(super) const MAGIC_2: [u8; 4] = *b"FS21";
+pub(crate) const MAGIC_2: [u8; 4] = *b"FS21";
 /// First bytes of a file of Python 3, the only one that today's ZODB opens.
-pub(super) const MAGIC_3: [u8; 4] = *b"FS30";
+pub(crate) const MAGIC_3: [u8; 4] = *b"FS30";
 /// Where the first transaction is.
-pub(super) const START: u64 = 4;
+pub(crate) const START: u64 = 4;
 
 /// Bytes of a transaction before its user.
-pub(super) const TRANSACTION_HEADER_SIZE: usize = 23;
+pub(crate) const TRANSACTION_HEADER_SIZE: usize = 23;
 /// Bytes of a record before its data or back-pointer.
-pub(super) const RECORD_HEADER_SIZE: usize = 42;
+pub(crate) const RECORD_HEADER_SIZE: usize = 42;
 /// Bytes of a record without data.
-pub(super) const BACK_RECORD_SIZE: usize = RECORD_HEADER_SIZE + 8;
+pub(crate) const BACK_RECORD_SIZE: usize = RECORD_HEADER_SIZE + 8;
 /// Bytes of each of user, description and extension at most.
-pub(super) const METADATA_SIZE_MAX: usize = u16::MAX as usize;
+pub(crate) const METADATA_SIZE_MAX: usize = u16::MAX as usize;
 /// Where the status is in the header of a transaction.
-pub(super) const STATUS_OFFSET: usize = 16;
+pub(crate) const STATUS_OFFSET: usize = 16;
 /// Where the length is in the header of a transaction.
-pub(super) const LENGTH_OFFSET: u64 = 8;
+pub(crate) const LENGTH_OFFSET: u64 = 8;
 
 /// Committed.
-pub(super) const STATUS_FINISHED: u8 = b' ';
+pub(crate) const STATUS_FINISHED: u8 = b' ';
 /// Committed and packed.
-pub(super) const STATUS_PACKED: u8 = b'p';
+pub(crate) const STATUS_PACKED: u8 = b'p';
 /// Undone in place, by a ZODB of long ago.
-pub(super) const STATUS_UNDONE: u8 = b'u';
+pub(crate) const STATUS_UNDONE: u8 = b'u';
 /// Voted, not finished.
-pub(super) const STATUS_CHECKPOINT: u8 = b'c';
+pub(crate) const STATUS_CHECKPOINT: u8 = b'c';
 
 /// Fixed part of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct TransactionHeader {
+pub(crate) struct TransactionHeader {
     pub tid: Tid,
     /// Bytes of the transaction without the second length.
     pub length: u64,
@@ -46,7 +46,7 @@ pub(super) struct TransactionHeader {
 }
 
 impl TransactionHeader {
-    pub(super) fn decode(bytes: &[u8; TRANSACTION_HEADER_SIZE]) -> Self {
+    pub(crate) fn decode(bytes: &[u8; TRANSACTION_HEADER_SIZE]) -> Self {
         Self {
             tid: Tid::new(BigEndian::read_u64(bytes)),
             length: BigEndian::read_u64(&bytes[8..]),
@@ -57,7 +57,7 @@ impl TransactionHeader {
         }
     }
 
-    pub(super) fn encode(&self) -> [u8; TRANSACTION_HEADER_SIZE] {
+    pub(crate) fn encode(&self) -> [u8; TRANSACTION_HEADER_SIZE] {
         let mut bytes = [0; TRANSACTION_HEADER_SIZE];
         BigEndian::write_u64(&mut bytes, self.tid.get());
         BigEndian::write_u64(&mut bytes[8..], self.length);
@@ -69,21 +69,21 @@ impl TransactionHeader {
     }
 
     /// Bytes of user, description and extension together.
-    pub(super) fn metadata_size(&self) -> usize {
+    pub(crate) fn metadata_size(&self) -> usize {
         usize::from(self.user_size)
             + usize::from(self.description_size)
             + usize::from(self.extension_size)
     }
 
     /// Bytes before the first record.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         (TRANSACTION_HEADER_SIZE + self.metadata_size()) as u64
     }
 }
 
 /// Fixed part of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct RecordHeader {
+pub(crate) struct RecordHeader {
     pub oid: Oid,
     pub tid: Tid,
     /// Position of the previous record of the oid, 0 if none.
@@ -97,7 +97,7 @@ pub(super) struct RecordHeader {
 }
 
 impl RecordHeader {
-    pub(super) fn decode(bytes: &[u8; RECORD_HEADER_SIZE]) -> Self {
+    pub(crate) fn decode(bytes: &[u8; RECORD_HEADER_SIZE]) -> Self {
         Self {
             oid: Oid::new(BigEndian::read_u64(bytes)),
             tid: Tid::new(BigEndian::read_u64(&bytes[8..])),
@@ -108,7 +108,7 @@ impl RecordHeader {
         }
     }
 
-    pub(super) fn encode(&self) -> [u8; RECORD_HEADER_SIZE] {
+    pub(crate) fn encode(&self) -> [u8; RECORD_HEADER_SIZE] {
         let mut bytes = [0; RECORD_HEADER_SIZE];
         BigEndian::write_u64(&mut bytes, self.oid.get());
         BigEndian::write_u64(&mut bytes[8..], self.tid.get());
@@ -120,7 +120,7 @@ impl RecordHeader {
     }
 
     /// Bytes of the whole record; `None` if it cannot be.
-    pub(super) fn record_size(&self) -> Option<u64> {
+    pub(crate) fn record_size(&self) -> Option<u64> {
         let body = if self.data_size == 0 { 8 } else { self.data_size };
         body.checked_add(RECORD_HEADER_SIZE as u64)
     }

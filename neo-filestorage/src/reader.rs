@@ -27,15 +27,15 @@ use std::path::Path;
 use bytes::Bytes;
 use neo_common::types::{Oid, Tid};
 
-use super::back_pointer::{BackPointers, Body, Extent};
-use super::error::{BackPointerFault, Damage, ReadError};
-use super::format::{
+use crate::back_pointer::{BackPointers, Body, Extent};
+use crate::error::{BackPointerFault, Damage, ReadError};
+use crate::format::{
     BACK_RECORD_SIZE, MAGIC_2, MAGIC_3, RECORD_HEADER_SIZE, RecordHeader, START, STATUS_CHECKPOINT,
     STATUS_FINISHED, STATUS_OFFSET, STATUS_PACKED, STATUS_UNDONE, TRANSACTION_HEADER_SIZE,
     TransactionHeader,
 };
-use super::input::{Input, ReadAt, WINDOW_SIZE};
-use super::source::{Progress, Record, Source, Status, TransactionInfo, Unit};
+use crate::input::{Input, ReadAt, WINDOW_SIZE};
+use crate::source::{Progress, Record, Source, Status, TransactionInfo, Unit};
 
 /// Bytes of an object that a reader accepts if not told otherwise. What a cluster accepts depends
 /// on how well it compresses; this only bounds memory.

@@ -5,8 +5,8 @@ use std::io::Cursor;
 
 use neo_common::types::Tid;
 
-use super::reader::Reader;
-use super::source::Source;
+use crate::reader::Reader;
+use crate::source::Source;
 
 /// Bytes of an object accepted while fuzzing.
 const DATA_BYTES_MAX: u64 = 64 << 10;
@@ -54,7 +54,7 @@ pub fn fuzz_one(bytes: &[u8]) {
 }
 
 /// An error is final.
-fn assert_failed<F: super::input::ReadAt>(reader: &mut Reader<F>) {
+fn assert_failed<F: crate::input::ReadAt>(reader: &mut Reader<F>) {
     assert!(reader.next_transaction().is_err());
     assert!(reader.next_record().is_err());
 }

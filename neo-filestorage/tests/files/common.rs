@@ -6,10 +6,8 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use neo_client::filestorage::{
-    ReadError, Reader, Record, Source, Transaction, TransactionInfo, Writer,
-};
 use neo_common::types::{Oid, Tid};
+use neo_filestorage::{ReadError, Reader, Record, Source, Transaction, TransactionInfo, Writer};
 
 /// Both reference files, without suffix.
 pub const SAMPLES: [&str; 2] = ["basic", "packed"];
