@@ -54,7 +54,6 @@ pub mod api;
 
 pub mod cache;
 pub mod call;
-pub mod compression;
 pub mod core;
 
 #[cfg(feature = "net")]
@@ -71,9 +70,8 @@ pub use api::{
     Records, Resolver, Transaction, TransactionInfo, TransactionRecord, Transactions, UndoLog,
 };
 pub use call::Record;
-pub use compression::Compression;
+pub use error::{Conflict, Error, Foreign, Result};
+pub use neo_common::compression::{self, Compression};
 /// Reader and writer of `Data.fs`.
 pub use neo_filestorage as filestorage;
-
-pub use error::{Conflict, Error, Foreign, Result};
 pub use options::Options;

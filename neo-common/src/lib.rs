@@ -15,6 +15,8 @@
 //!
 //! Everything below `net` is pure: no socket, thread, clock or unseeded random number.
 
+#[cfg(feature = "compression")]
+pub mod compression;
 pub mod config;
 pub mod engine;
 pub mod limits;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
-use neo_common::types::{Hash, ZERO_HASH};
+use crate::types::{Hash, ZERO_HASH};
 use sha1::{Digest, Sha1};
 
 /// Bytes of an object once decompressed. Upstream has no limit, but a few bytes can announce
@@ -240,7 +240,7 @@ mod tests {
     /// States that are used again, also after a failure, leave no trace.
     #[test]
     fn states_are_used_again() {
-        let mut prng = neo_common::prng::Prng::new(5);
+        let mut prng = crate::prng::Prng::new(5);
         for round in 0..500 {
             let len = prng.below(20_000);
             let spread = prng.below(255) + 1;
