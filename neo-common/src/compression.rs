@@ -10,8 +10,9 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
-use crate::types::{Hash, ZERO_HASH};
 use sha1::{Digest, Sha1};
+
+use crate::types::{Hash, ZERO_HASH};
 
 /// Bytes of an object once decompressed. Upstream has no limit, but a few bytes can announce
 /// gigabytes.

@@ -69,6 +69,8 @@ pub enum Damage {
         /// Where it ends now.
         file_size: u64,
     },
+    /// What is there is not what was there when the file was opened.
+    Changed,
     /// The transaction is shorter than its own header.
     LengthTooSmall {
         /// Its length.
@@ -243,6 +245,7 @@ impl fmt::Display for Damage {
             Self::Shrunk { file_size } => {
                 write!(f, "the file was cut to {file_size} bytes while it was read")
             }
+            Self::Changed => write!(f, "the file was changed while it was in use"),
             Self::LengthTooSmall { length, header } => write!(
                 f,
                 "the transaction has a length of {length} bytes, less than its header of {header}"

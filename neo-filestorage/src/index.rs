@@ -40,6 +40,21 @@ impl Index {
         Some(u64::from_be_bytes(bytes))
     }
 
+    /// Oids from this one on, ascending.
+    pub(crate) fn oids_from(&self, oid: Oid) -> impl Iterator<Item = Oid> {
+        let first = split(oid).0;
+        let oids = self.leaves.range(first..).flat_map(|(key, leaf)| {
+            leaf.chunks_exact(ENTRY_SIZE).map(move |entry| Oid::new(key << 8 | u64::from(entry[0])))
+        });
+        oids.skip_while(move |found| *found < oid)
+    }
+
+    /// The greatest oid.
+    pub(crate) fn last_oid(&self) -> Option<Oid> {
+        let (key, leaf) = self.leaves.last_key_value()?;
+        leaf.chunks_exact(ENTRY_SIZE).last().map(|entry| Oid::new(key << 8 | u64::from(entry[0])))
+    }
+
     /// Sets the position of an oid, which must be less than [`POSITION_END`].
     pub(crate) fn insert(&mut self, oid: Oid, pos: u64) {
         assert!(pos < POSITION_END, "position {pos} does not fit");
@@ -100,6 +115,12 @@ mod tests {
             }
             for (&oid, &pos) in &map {
                 assert_eq!(index.get(oid), Some(pos));
+            }
+            assert_eq!(index.last_oid(), map.last_key_value().map(|(oid, _)| *oid));
+            for _ in 0..100 {
+                let oid = Oid::new(prng.next_u64() & mask);
+                let expected = map.range(oid..).map(|(oid, _)| *oid);
+                assert!(index.oids_from(oid).eq(expected));
             }
         }
     }

@@ -41,6 +41,15 @@ impl ReadAt for File {
     }
 }
 
+impl<F: ReadAt + ?Sized> ReadAt for std::sync::Arc<F> {
+    fn read_at(&self, pos: u64, buffer: &mut [u8]) -> Result<usize> {
+        (**self).read_at(pos, buffer)
+    }
+    fn size(&self) -> Result<u64> {
+        (**self).size()
+    }
+}
+
 /// Its position does not matter.
 impl<T: AsRef<[u8]>> ReadAt for Cursor<T> {
     fn read_at(&self, pos: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -79,6 +88,16 @@ pub(crate) struct Input<F> {
     /// Where the window is.
     start: u64,
     window: Vec<u8>,
+}
+
+impl<F> Input<F> {
+    pub(crate) fn into_file(self) -> F {
+        self.file
+    }
+
+    pub(crate) fn map<G>(self, change: impl FnOnce(F) -> G) -> Input<G> {
+        Input { file: change(self.file), start: self.start, window: self.window }
+    }
 }
 
 impl<F: ReadAt> Input<F> {

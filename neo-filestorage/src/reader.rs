@@ -146,6 +146,22 @@ impl<F: ReadAt> Reader<F> {
         })
     }
 
+    /// Reads a part of a file that was read before: from the transaction at `pos`, which comes after
+    /// `last_tid`, to `end`.
+    pub(crate) fn resume(file: F, pos: u64, last_tid: Tid, end: u64) -> Self {
+        Self {
+            input: Input::new(file),
+            file_size: end,
+            pos,
+            given_pos: 0,
+            step: Step::Between,
+            last_tid,
+            back_pointers: BackPointers::default(),
+            unfinished: None,
+            data_bytes_max: DATA_BYTES_MAX,
+        }
+    }
+
     /// Accepts objects of up to that many bytes, instead of [`DATA_BYTES_MAX`].
     #[must_use]
     pub fn with_data_bytes_max(mut self, data_bytes_max: u64) -> Self {
@@ -161,6 +177,42 @@ impl<F: ReadAt> Reader<F> {
     /// What was left out at the end of the file, known once it is reached.
     pub fn unfinished(&self) -> Option<Unfinished> {
         self.unfinished
+    }
+
+    /// Where what was read of the file ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.pos
+    }
+
+    /// The file.
+    pub(crate) fn into_file(self) -> F {
+        self.input.into_file()
+    }
+
+    /// The same, on another handle of the same file.
+    pub(crate) fn map<G>(self, change: impl FnOnce(F) -> G) -> Reader<G> {
+        let Self { input, file_size, pos, given_pos, step, last_tid, .. } = self;
+        Reader {
+            input: input.map(change),
+            file_size,
+            pos,
+            given_pos,
+            step,
+            last_tid,
+            back_pointers: self.back_pointers,
+            unfinished: self.unfinished,
+            data_bytes_max: self.data_bytes_max,
+        }
+    }
+
+    /// As [`Source::next_record`] but only looks where things are: header of the record and its
+    /// position, after making sure that its data can be read.
+    pub(crate) fn next_place(&mut self) -> Result<Option<(RecordHeader, u64)>, ReadError> {
+        match self.step {
+            Step::Between | Step::End => Ok(None),
+            Step::Inside(current) => self.guarded(|reader| reader.look_at_record(current)),
+            Step::Failed => Err(ReadError::Failed),
+        }
     }
 
     fn read_transaction(&mut self) -> Result<Option<TransactionInfo>, ReadError> {
@@ -282,27 +334,65 @@ impl<F: ReadAt> Reader<F> {
 
     fn read_record(&mut self, current: Current) -> Result<Option<Record>, ReadError> {
         let pos = self.pos;
-        if pos == current.end {
-            self.pos = current.end + 8;
-            self.step = Step::Between;
+        if self.is_over(current) {
             return Ok(None);
         }
         let (header, end) = self.record_header(pos, current)?;
-        let body_pos = pos + RECORD_HEADER_SIZE as u64;
-        let (data, data_txn) = if header.data_size > 0 {
-            let extent = Extent { pos: body_pos, size: header.data_size };
-            (Some(self.data(pos, header.oid, extent)?), None)
-        } else {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(self.bytes(body_pos, 8)?);
-            match u64::from_be_bytes(bytes) {
-                0 => (None, None),
-                target => self.resolve(pos, header, target)?,
-            }
-        };
+        let (extent, data_txn) = self.content(pos, header)?;
+        let data = extent.map(|extent| self.data(pos, header.oid, extent)).transpose()?;
         self.given_pos = pos;
         self.pos = end;
         Ok(Some(Record { oid: header.oid, data, data_txn }))
+    }
+
+    fn look_at_record(
+        &mut self,
+        current: Current,
+    ) -> Result<Option<(RecordHeader, u64)>, ReadError> {
+        let pos = self.pos;
+        if self.is_over(current) {
+            return Ok(None);
+        }
+        let (header, end) = self.record_header(pos, current)?;
+        if let (Some(extent), _) = self.content(pos, header)? {
+            self.check_size(pos, header.oid, extent)?;
+        }
+        self.given_pos = pos;
+        self.pos = end;
+        Ok(Some((header, pos)))
+    }
+
+    /// Whether the transaction has no more records: then it is left.
+    fn is_over(&mut self, current: Current) -> bool {
+        let is_over = self.pos == current.end;
+        if is_over {
+            self.pos = current.end + 8;
+            self.step = Step::Between;
+        }
+        is_over
+    }
+
+    /// Where the data of the record at `pos` is, and tid of the record that its back-pointer leads
+    /// to.
+    fn content(
+        &mut self,
+        pos: u64,
+        header: RecordHeader,
+    ) -> Result<(Option<Extent>, Option<Tid>), ReadError> {
+        let body_pos = pos + RECORD_HEADER_SIZE as u64;
+        if header.data_size > 0 {
+            return Ok((Some(Extent { pos: body_pos, size: header.data_size }), None));
+        }
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(self.bytes(body_pos, 8)?);
+        match u64::from_be_bytes(bytes) {
+            0 => Ok((None, None)),
+            target => {
+                let (found, tid) =
+                    resolve(&self.input, &mut self.back_pointers, pos, header, target)?;
+                Ok((found, Some(tid)))
+            }
+        }
     }
 
     /// Header of the record at `pos`, and where the record ends.
@@ -338,37 +428,9 @@ impl<F: ReadAt> Reader<F> {
         Err(damaged(pos, damage))
     }
 
-    /// Data of the record at `pos`, whose back-pointer leads to `target`, and tid of the record
-    /// there.
-    fn resolve(
-        &mut self,
-        pos: u64,
-        header: RecordHeader,
-        target: u64,
-    ) -> Result<(Option<Bytes>, Option<Tid>), ReadError> {
-        let input = &self.input;
-        let read = |target, before| {
-            target_record(input, header, target, before).map_err(|fault| match fault {
-                TargetFault::Wrong(fault) => {
-                    damaged(pos, Damage::BackPointer { oid: header.oid, target, fault })
-                }
-                TargetFault::Io(source) => ReadError::Io { pos: target, source },
-            })
-        };
-        let (tid, body) = read(target, pos)?;
-        let found = self
-            .back_pointers
-            .follow(target, body, |target, before| read(target, before).map(|(_, body)| body))?;
-        let data = found.map(|extent| self.data(pos, header.oid, extent)).transpose()?;
-        Ok((data, Some(tid)))
-    }
-
     /// Data of the record at `pos`, which is at `extent`.
     fn data(&mut self, pos: u64, oid: Oid, extent: Extent) -> Result<Bytes, ReadError> {
-        if extent.size > self.data_bytes_max {
-            let (size, size_max) = (extent.size, self.data_bytes_max);
-            return Err(ReadError::ObjectTooBig { pos, oid, size, size_max });
-        }
+        self.check_size(pos, oid, extent)?;
         let size = usize::try_from(extent.size).expect("an address space has 64 bits");
         if size <= WINDOW_DATA_SIZE && extent.pos > pos {
             return Ok(Bytes::copy_from_slice(self.bytes(extent.pos, size)?));
@@ -376,6 +438,14 @@ impl<F: ReadAt> Reader<F> {
         let mut data = vec![0; size];
         self.look_full(extent.pos, &mut data)?;
         Ok(data.into())
+    }
+
+    fn check_size(&self, pos: u64, oid: Oid, extent: Extent) -> Result<(), ReadError> {
+        let (size, size_max) = (extent.size, self.data_bytes_max);
+        if size > size_max {
+            return Err(ReadError::ObjectTooBig { pos, oid, size, size_max });
+        }
+        Ok(())
     }
 
     /// The next bytes, which are known to be in the file.
@@ -442,6 +512,29 @@ impl<F: ReadAt> Source for Reader<F> {
     }
 }
 
+/// Where the data is of the record at `pos`, whose back-pointer leads to `target`, and tid of the
+/// record there.
+pub(crate) fn resolve<F: ReadAt>(
+    input: &Input<F>,
+    back_pointers: &mut BackPointers,
+    pos: u64,
+    header: RecordHeader,
+    target: u64,
+) -> Result<(Option<Extent>, Tid), ReadError> {
+    let read = |target, before| {
+        target_record(input, header, target, before).map_err(|fault| match fault {
+            TargetFault::Wrong(fault) => {
+                damaged(pos, Damage::BackPointer { oid: header.oid, target, fault })
+            }
+            TargetFault::Io(source) => ReadError::Io { pos: target, source },
+        })
+    };
+    let (tid, body) = read(target, pos)?;
+    let found = back_pointers
+        .follow(target, body, |target, before| read(target, before).map(|(_, body)| body))?;
+    Ok((found, tid))
+}
+
 /// Why [`target_record`] fails.
 enum TargetFault {
     Wrong(BackPointerFault),
@@ -503,6 +596,6 @@ fn target_record<F: ReadAt>(
     Ok((header.tid, body))
 }
 
-fn damaged(pos: u64, damage: Damage) -> ReadError {
+pub(crate) fn damaged(pos: u64, damage: Damage) -> ReadError {
     ReadError::Damaged { pos, damage }
 }

@@ -8,5 +8,6 @@
 mod common;
 mod damage;
 mod growing;
+mod indexed;
 mod samples;
 mod writing;
