@@ -340,6 +340,13 @@ impl Model {
     pub fn revisions(&self, oid: Oid) -> impl DoubleEndedIterator<Item = Tid> {
         self.revisions.get(&oid).into_iter().flat_map(BTreeMap::keys).copied()
     }
+    /// Known revisions of an object between two tids, both excluded.
+    pub fn revisions_between(&self, oid: Oid, after: Tid, end: Tid) -> impl Iterator<Item = Tid> {
+        let range = after.next().filter(|first| *first < end).map(|first| first..end);
+        let revisions = self.revisions.get(&oid);
+        let found = range.zip(revisions).map(|(range, revisions)| revisions.range(range));
+        found.into_iter().flatten().map(|(tid, _)| *tid)
+    }
     /// Objects that have revisions.
     pub fn oids(&self) -> impl Iterator<Item = Oid> {
         self.revisions.keys().copied()
@@ -413,7 +420,32 @@ impl Model {
         is_nothing || last.is_some_and(|last| last > tid)
     }
 
+    /// The last transaction that ordered a pack and may be committed.
+    pub fn last_pack(&self) -> Option<Tid> {
+        let packs = self.packs.iter().filter_map(|id| match self.attempts[id.0].outcome {
+            Outcome::Committed(tid) => Some(tid),
+            _ => None,
+        });
+        packs.max()
+    }
+
     // The end.
+
+    /// The database was cut back: what was committed after a tid never happened.
+    pub fn truncate(&mut self, last: Tid) {
+        let Some(first) = last.next() else { return };
+        for (tid, id) in self.committed.split_off(&first) {
+            let attempt = &mut self.attempts[id.0];
+            attempt.outcome = Outcome::Aborted;
+            for oid in attempt.writes.keys() {
+                if let Some(revisions) = self.revisions.get_mut(oid) {
+                    revisions.remove(&tid);
+                }
+            }
+        }
+        self.revisions.retain(|_, revisions| !revisions.is_empty());
+        drop(self.assigned.split_off(&first));
+    }
 
     /// What databases contain decides what is in doubt: `tids` are those of all transactions there.
     ///
@@ -528,6 +560,27 @@ mod tests {
         model.aborted(refused).unwrap();
         let stored = BTreeMap::from([(tid(1), Ttid::new(1))]);
         assert!(model.settle(&stored).unwrap_err().0.contains("none can be"));
+    }
+
+    /// What was committed after a tid is gone, and its objects are as they were before.
+    #[test]
+    fn what_is_truncated_never_happened() {
+        let mut model = Model::default();
+        for n in 1..=3 {
+            let id = finish(&mut model, n, n - 1);
+            model.committed(id, tid(n)).unwrap();
+        }
+        model.truncate(tid(2));
+        assert_eq!(model.committed_tids().collect::<Vec<_>>(), [tid(1), tid(2)]);
+        assert_eq!(model.revisions(Oid::new(7)).collect::<Vec<_>>(), [tid(1), tid(2)]);
+        assert!(model.learn(tid(3)).is_err());
+        let with = BTreeMap::from([1, 2, 3].map(|n| (tid(n), Ttid::new(n))));
+        assert!(model.settle(&with).unwrap_err().0.contains("none can be"));
+        // Another transaction takes the place.
+        let id = finish(&mut model, 4, 2);
+        model.committed(id, tid(4)).unwrap();
+        model.truncate(tid(0));
+        assert_eq!(model.oids().count(), 0);
     }
 
     /// A pack removes all but the last revision at its time, and that one too if it has no data.

@@ -132,6 +132,7 @@ class Node:
         self.command = command
         self.prefix = prefix    # of the command line: what executes the process elsewhere
         self.args = [str(x) for x in args]
+        self.env = {}           # in addition to the environment of the tests
         self.stderr = Path(directory) / (name + '.stderr')
         self.process = None
         self._may_end = False
@@ -152,7 +153,7 @@ class Node:
         # The signal of setpriv is sent when the *thread* that started the
         # process ends.
         assert threading.current_thread() is threading.main_thread()
-        env = dict(os.environ)
+        env = {**os.environ, **self.env}
         env.setdefault('RUST_BACKTRACE', '1')
         with open(self.stderr, 'ab') as err:
             self.process = subprocess.Popen(

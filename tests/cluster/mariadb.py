@@ -71,11 +71,12 @@ def shared():
 
 class Server:
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, env=None):
         # Not in the directory of a test: the path of a socket is limited to 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix='neo-mariadb-', dir=TEMP))
         self.socket = self.directory / 's'
         self._settings = settings
+        self._env = {**os.environ, **(env or {})}
         self._process = None
         self._databases = 0
         self._user = ['--user=root'] if os.geteuid() == 0 else []
@@ -108,7 +109,7 @@ class Server:
                  '--max-allowed-packet=64M', '--performance-schema=OFF',
                  '--innodb-buffer-pool-size=64M', '--innodb-log-file-size=16M',
                  *self._settings, *self._user],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env)
 
     def wait_ready(self):
         import pymysql
@@ -123,6 +124,9 @@ class Server:
                 return False
             return True
         wait_for(ready, 'MariaDB', 60)
+
+    def signal(self, number):
+        os.kill(self._process.pid, number)
 
     def kill9(self):
         if self._process is not None:

@@ -27,6 +27,13 @@ impl Commits {
         self.told.len() as u64
     }
 
+    /// The database was cut back: tids after this one, and oids, may be given again.
+    pub fn truncate(&mut self, last: Tid) {
+        self.told.retain(|tid, _| *tid <= last);
+        self.last.clear();
+        self.oids = None;
+    }
+
     /// A master sends a packet. `life`: which process; `link`: number of the connection.
     ///
     /// # Errors

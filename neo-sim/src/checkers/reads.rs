@@ -4,6 +4,8 @@
 //! A read is checked twice: when it is replied, with what is known then, and at the end, when it is
 //! known what was committed. Both checks are the same function.
 
+use std::collections::BTreeSet;
+
 use neo_common::types::{Oid, Tid};
 
 use crate::model::{Checked, Content, Model, Violation, ensure};
@@ -125,7 +127,7 @@ impl Read {
     }
 
     fn check_none_between(&self, model: &Model, after: Tid, end: Tid, what: &str) -> Checked {
-        let mut between = model.revisions(self.oid).filter(|tid| *tid > after && *tid < end);
+        let mut between = model.revisions_between(self.oid, after, end);
         match between.find(|tid| !self.is_hidden(model, *tid)) {
             None => Ok(()),
             Some(tid) => Err(Violation(format!("{what}: {tid} is between {after} and {end}"))),
@@ -211,10 +213,12 @@ impl Walk {
     /// # Errors
     /// If it is wrong.
     pub fn check(&self, model: &Model) -> Checked {
-        let expected: Vec<Tid> =
-            model.committed_tids().filter(|tid| *tid >= self.start && *tid <= self.stop).collect();
-        let missing = expected.iter().find(|tid| !self.tids.contains(tid));
-        let unknown = self.tids.iter().find(|tid| !expected.contains(tid));
+        let after = self.start.previous().unwrap_or(Tid::ZERO);
+        let expected: BTreeSet<Tid> =
+            model.committed_between(after, self.stop).map(|(tid, _)| tid).collect();
+        let found: BTreeSet<Tid> = self.tids.iter().copied().collect();
+        let missing = expected.difference(&found).next();
+        let unknown = found.difference(&expected).next();
         ensure!(
             missing.is_none() && unknown.is_none() && self.tids.is_sorted(),
             "wrong iteration from {} to {}: missing {missing:?}, unknown {unknown:?}",
@@ -243,12 +247,13 @@ impl OidWalk {
     /// If it is wrong.
     pub fn check(&self, model: &Model) -> Checked {
         let end = self.tid.next().unwrap_or(Tid::INVALID);
+        let all: BTreeSet<Oid> = self.oids.iter().copied().collect();
         for oid in model.oids() {
             let last = model.last_before(oid, end);
             let exists =
                 last.is_some_and(|last| matches!(model.content(oid, last), Some(Content::Data(_))));
             let packed = last.is_some_and(|last| model.may_be_packed(oid, last, self.packs_count));
-            let found = self.oids.contains(&oid);
+            let found = all.contains(&oid);
             ensure!(
                 exists == found || (packed && !found),
                 "wrong list of oids at {}: {oid} found={found} exists={exists}",

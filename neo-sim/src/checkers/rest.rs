@@ -72,6 +72,16 @@ impl Contents {
         database.commit()?;
         Ok(Self { nid, cells, unfinished, orphans })
     }
+
+    /// Transactions of its cells.
+    pub fn transactions(&self) -> impl Iterator<Item = (Tid, Ttid)> {
+        let transactions = self.cells.values().flat_map(|cell| &cell.transactions);
+        transactions.map(|(tid, record)| (*tid, record.ttid))
+    }
+    /// Revisions of objects of its cells.
+    pub fn revisions_count(&self) -> usize {
+        self.cells.values().map(|cell| cell.objects.len()).sum()
+    }
 }
 
 /// Checks all databases of a cluster, and settles what the model was in doubt of. `packed`: all pack

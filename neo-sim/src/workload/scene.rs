@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use neo_client::Error;
-use neo_common::types::Oid;
+use neo_common::types::{Oid, Tid};
 
 use crate::checkers::reads::{History, OidWalk, Read, Walk};
 use crate::checkers::told::Told;
@@ -91,6 +91,31 @@ impl SceneState {
         self.next_nonce += 1;
         self.next_nonce
     }
+    /// The transaction with which all that applications need exists; `None` if something does not.
+    pub fn populated_by(&self) -> Option<Tid> {
+        let mut last = None;
+        for kind in [Kind::Account, Kind::Counter] {
+            for oid in self.objects.get(&kind)? {
+                last = last.max(Some(self.model.revisions(*oid).next()?));
+            }
+        }
+        last
+    }
+
+    /// The database was cut back: what was seen before, and checked, is of another future.
+    pub fn truncate(&mut self, last: Tid) {
+        self.model.truncate(last);
+        self.reads.clear();
+        self.histories.clear();
+        self.walks.clear();
+        self.oid_walks.clear();
+        self.told.clear();
+        let Self { model, objects, .. } = self;
+        for oids in objects.values_mut() {
+            oids.retain(|oid| model.revisions(*oid).next().is_some());
+        }
+    }
+
     /// Checks a read now, and keeps it to check it again.
     pub fn read(&mut self, read: Read) {
         let checked = read.check(&mut self.model, false);
@@ -99,7 +124,7 @@ impl SceneState {
     }
     /// An operation failed. Some errors are never right.
     pub fn failed(&mut self, what: &str, error: &Error) {
-        let name = name(error);
+        let name = error_name(error);
         self.count(&format!("{what}: {name}"));
         let is_conflict = matches!(error, Error::Conflict(_) | Error::ReadConflict { .. });
         let never = matches!(
@@ -125,7 +150,7 @@ impl SceneState {
 }
 
 /// A short name of an error, without what it is about.
-fn name(error: &Error) -> String {
+pub fn error_name(error: &Error) -> String {
     let text = match error {
         Error::Refused(message) => {
             // Ids make no two messages equal.
