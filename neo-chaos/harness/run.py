@@ -89,6 +89,7 @@ class Run:
         self._said = 0
         self._disks = {}
         self.what = 'start'
+        self.network_wanted = True
         self.executable = executable('neostorage')
 
     # Output
@@ -152,7 +153,7 @@ class Run:
     def up(self):
         """A cluster that serves; nothing is left of it."""
         with contextlib.ExitStack() as stack:
-            why = network.missing()
+            why = network.missing() if self.network_wanted else 'not wanted'
             if why:
                 self.lack(f'cuts of the network ({why}): only kill, pause and reset')
             else:
@@ -223,8 +224,8 @@ class Run:
 
     # The run
 
-    def run(self):
-        """Returns the text of the report."""
+    def run(self, faults=None):
+        """Returns the text of the report. `faults`: who draws them, by default `Faults`."""
         verdict = None
         with self.up():
             result = self.helper('populate', *self.client_args(0))
@@ -234,7 +235,7 @@ class Run:
             self.operator = Operator(self, REPLICAS)
             start = time.monotonic()
             try:
-                self.chaos(start + self.minutes * 60)
+                self.chaos(start + self.minutes * 60, faults or Faults(self))
                 self.duration = time.monotonic() - start
                 self.settle()
                 verdict = self.verdict()
@@ -249,10 +250,9 @@ class Run:
                 node._may_end = True    # told already
         return report.write(self, verdict)
 
-    def chaos(self, deadline):
+    def chaos(self, deadline, faults):
         self.what = 'first commits'
         self.back('the start')
-        faults = Faults(self)
         with open(self.directory / 'faults.jsonl', 'w') as log:
             while time.monotonic() < deadline:
                 kind, target, act = faults.draw()

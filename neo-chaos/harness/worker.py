@@ -87,7 +87,7 @@ class Counting(Storage):
 
     def tryToResolveConflict(self, oid, committed, base, data, committed_data=b''):
         attempt = self._current.attempt
-        error = ConflictError(oid=oid, serials=(committed, base), data=data)
+        error = ConflictError(oid=oid, serials=(committed, base))
         if not attempt.resolves or data is None:
             raise error
         states = [self.loadSerial(oid, base), committed_data or self.loadSerial(oid, committed), data]

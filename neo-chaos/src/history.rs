@@ -103,7 +103,10 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((lines.len(), &lines[0]["index"], &lines[1]["k"]), (2, &json!(7), &json!("closed")));
+        assert_eq!(
+            (lines.len(), &lines[0]["index"], &lines[1]["k"]),
+            (2, &json!(7), &json!("closed"))
+        );
         let acks = std::fs::read(path.with_extension("acks")).unwrap();
         assert_eq!(acks, 2_u64.to_le_bytes());
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use neo_common::config::storage::Wait;
 use neo_common::types::{NodeId, Partition};
 use neo_sim::checkers::rest::Contents;
+use neo_storage::database::Database;
 use neo_storage::database::mysql::{self, Engine, MySql};
 use neo_storage::database::sqlite::{self, Sqlite};
-use neo_storage::database::Database;
 use serde_json::Value as Json;
 
 use crate::Failure;

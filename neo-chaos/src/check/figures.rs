@@ -62,9 +62,10 @@ const PYTHON: [&str; 5] =
 pub fn errors(histories: &[Process]) -> Vec<Checked> {
     let mut checks = Vec::new();
     for process in histories {
-        let failures = process.failures.iter().map(|(operation, step, error)| {
-            (format!("{operation}, {step}"), error)
-        });
+        let failures = process
+            .failures
+            .iter()
+            .map(|(operation, step, error)| (format!("{operation}, {step}"), error));
         let ends = process.txns.iter().filter_map(|txn| {
             let (error, _) = txn.end.as_ref()?.outcome.as_ref().err()?;
             Some((format!("{}, finish", txn.operation), error))

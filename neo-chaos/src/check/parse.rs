@@ -62,7 +62,11 @@ pub enum How {
 /// The revision, with the digest of its data. `next`: `None` if it was not told.
 #[derive(Debug)]
 pub enum Got {
-    Data { serial: Tid, next: Option<Option<Tid>>, digest: String },
+    Data {
+        serial: Tid,
+        next: Option<Option<Tid>>,
+        digest: String,
+    },
     Nothing(Tid),
     Missing,
     /// The exception of Python does not tell whether there is nothing, or no revision.
@@ -275,7 +279,9 @@ fn text(json: &Json) -> Option<String> {
 }
 
 fn number(json: &Json) -> Option<u64> {
-    json.as_str().filter(|text| text.len() == 16).and_then(|text| u64::from_str_radix(text, 16).ok())
+    json.as_str()
+        .filter(|text| text.len() == 16)
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
 }
 
 fn tid(json: &Json) -> Option<Tid> {

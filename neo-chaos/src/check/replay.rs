@@ -160,9 +160,8 @@ impl<'a> Replay<'a> {
             Asked::At(tid) => Some(tid),
             Asked::Before { high, .. } => self.model.last_before(load.oid, high),
         };
-        let is_nothing = |tid: &Tid| {
-            matches!(self.model.content(load.oid, *tid), Some(Content::Nothing { .. }))
-        };
+        let is_nothing =
+            |tid: &Tid| matches!(self.model.content(load.oid, *tid), Some(Content::Nothing { .. }));
         match serial.filter(is_nothing) {
             Some(serial) => reads::Got::Nothing { serial },
             None => reads::Got::Missing,

@@ -44,8 +44,11 @@ impl Draft {
                 json!([oid.to_string(), base.to_string(), data.as_ref().map(text), told])
             })
             .collect();
-        let checks: Vec<Json> =
-            self.checks.iter().map(|(oid, tid)| json!([oid.to_string(), tid.to_string()])).collect();
+        let checks: Vec<Json> = self
+            .checks
+            .iter()
+            .map(|(oid, tid)| json!([oid.to_string(), tid.to_string()]))
+            .collect();
         let oids = |oids: &Vec<Oid>| oids.iter().map(Oid::to_string).collect::<Vec<_>>();
         let pack = self
             .pack
@@ -151,7 +154,8 @@ impl Attempt {
         }));
         let shared = Arc::clone(&self.shared);
         let result = self.inner.finish(|tid| shared.told(tid, None));
-        let mut line = json!({"k": "end", "th": self.thread, "id": self.id, "b": asked, "e": now()});
+        let mut line =
+            json!({"k": "end", "th": self.thread, "id": self.id, "b": asked, "e": now()});
         match &result {
             Ok(tid) => {
                 line["tid"] = json!(tid.to_string());

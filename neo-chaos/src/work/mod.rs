@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The clients in Rust: threads of transactions on few objects that all clients share.
 //!
-//! - [`session`]: one client, its history, loads;
+//! - [`mod@session`]: one client, its history, loads;
 //! - [`attempt`]: one transaction, from begin to its outcome;
 //! - [`writes`]: transfers, counters, objects that come and go, undo, pack;
 //! - [`looks`]: sums, old states, histories, iteration.
