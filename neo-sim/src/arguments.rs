@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use neo_common::planted::Bug;
-use neo_sim::faults::Level;
+use neo_sim::faults::{Kinds, Level};
 use neo_sim::run::Settings;
 
 /// What `--help` prints.
@@ -15,12 +15,19 @@ Runs simulated clusters, whose faults are drawn from a seed, and checks what the
 
   --seed N            run one seed
   --trace             with --seed: print the story (packets, faults, states)
+  --twice             with --seed: run it twice and compare (of many seeds, some are)
+  --shrink            with --seed: if it fails, look for fewer kinds of faults, fewer clients and a
+                      shorter time with which it still fails in the same way
   --log LEVEL         with --seed: print what the nodes log (error, warn, info, debug, trace)
   --seeds N           run that many seeds (default: 100)
   --first N           first of them (default: 0)
   --faults LEVEL      off, lite, swarm; default: depends on the seed, mostly swarm
+  --only-faults LIST  only these kinds of faults and actions, with commas between them, or `none`
+  --without LIST      none of these kinds
+  --kinds             print all kinds
+  --clients N         clients at most, each with an application (default: depends on the seed)
   --replicas N        copies of each partition beside the first, where there are enough storages
-                      (default: 0)
+                      (default: depends on the seed, 0 to 2)
   --duration SECONDS  how long there are faults, in simulated time (default: 40)
   --planted BUG       give the nodes a deliberate mistake (in builds of scripts/planted only)
   --bugs              print these mistakes
@@ -37,6 +44,10 @@ const DURATION: Duration = Duration::from_secs(40);
 pub enum Mode {
     /// Run one seed.
     One(u64),
+    /// Run one seed with less and less.
+    Shrink(u64),
+    /// Print the kinds of faults.
+    Kinds,
     /// Run many.
     Many {
         /// First seed.
@@ -63,8 +74,14 @@ pub struct Arguments {
     pub level: Option<Level>,
     /// How long there are faults.
     pub duration: Duration,
-    /// Replicas, at most.
-    pub replicas: u32,
+    /// Replicas, at most; `None`: drawn.
+    pub replicas: Option<u32>,
+    /// Clients, at most; `None`: drawn.
+    pub clients: Option<usize>,
+    /// Kinds of faults that there may be.
+    pub kinds: Kinds,
+    /// Runs it twice.
+    pub twice: bool,
     /// How many run at once.
     pub jobs: usize,
     /// A deliberate mistake of the nodes.
@@ -80,12 +97,15 @@ impl Arguments {
             log: None,
             level: None,
             duration: DURATION,
-            replicas: 0,
+            replicas: None,
+            clients: None,
+            kinds: Kinds::ALL,
+            twice: false,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             planted: None,
         };
         let (mut seed, mut first, mut count, mut is_worker) = (None, 0, 100, false);
-        let mut is_list = false;
+        let (mut is_list, mut prints_kinds, mut shrinks) = (false, false, false);
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
             let (name, mut inline) = match argument.split_once('=') {
@@ -103,7 +123,15 @@ impl Arguments {
                 "--first" => first = number(&value()?)?,
                 "--jobs" => result.jobs = number(&value()?)?.max(1) as usize,
                 "--duration" => result.duration = Duration::from_secs(number(&value()?)?),
-                "--replicas" => result.replicas = number(&value()?)?.min(10) as u32,
+                "--replicas" => result.replicas = Some(number(&value()?)?.min(10) as u32),
+                "--clients" => result.clients = Some(number(&value()?)?.clamp(1, 10) as usize),
+                "--only-faults" => result.kinds = result.kinds.and(Kinds::parse(&value()?)?),
+                "--without" => {
+                    result.kinds = result.kinds.minus(Kinds::parse(&value()?)?);
+                }
+                "--kinds" => prints_kinds = true,
+                "--twice" => result.twice = true,
+                "--shrink" => shrinks = true,
                 "--faults" => result.level = Some(level(&value()?)?),
                 "--log" => {
                     let text = value()?;
@@ -123,11 +151,16 @@ impl Arguments {
         result.mode = match seed {
             _ if is_worker => Mode::Worker,
             _ if is_list => Mode::Bugs,
+            _ if prints_kinds => Mode::Kinds,
+            Some(seed) if shrinks => Mode::Shrink(seed),
             Some(seed) => Mode::One(seed),
             None => Mode::Many { first, count },
         };
         if (result.trace || result.log.is_some()) && !matches!(result.mode, Mode::One(_)) {
             return Err("--trace and --log go with --seed".into());
+        }
+        if (shrinks || result.twice) && seed.is_none() {
+            return Err("--twice and --shrink go with --seed".into());
         }
         Ok(Some(result))
     }
@@ -139,8 +172,8 @@ impl Arguments {
             1 | 2 => Level::Lite,
             _ => Level::Swarm,
         });
-        let Self { duration, trace, replicas, .. } = *self;
-        Settings { seed, level, duration, trace, replicas }
+        let Self { duration, trace, replicas, clients, kinds, .. } = *self;
+        Settings { seed, level, duration, trace, replicas, clients, kinds }
     }
 
     /// The options that change what a seed does, as they are written.
@@ -152,8 +185,19 @@ impl Arguments {
         if self.duration != DURATION {
             options.push(format!("--duration={}", self.duration.as_secs()));
         }
-        if self.replicas != 0 {
-            options.push(format!("--replicas={}", self.replicas));
+        if let Some(replicas) = self.replicas {
+            options.push(format!("--replicas={replicas}"));
+        }
+        if let Some(clients) = self.clients {
+            options.push(format!("--clients={clients}"));
+        }
+        let without = Kinds::ALL.minus(self.kinds);
+        if without != Kinds::NONE {
+            // The shorter list.
+            options.push(match without.iter().count() < self.kinds.iter().count() {
+                true => format!("--without={without}"),
+                false => format!("--only-faults={}", self.kinds),
+            });
         }
         if let Some(bug) = self.planted {
             options.push(format!("--planted={}", bug.name()));
@@ -181,6 +225,8 @@ fn level(text: &str) -> Result<Level, String> {
 
 #[cfg(test)]
 mod tests {
+    use neo_sim::faults::Kind;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Option<Arguments>, String> {
@@ -198,6 +244,18 @@ mod tests {
         assert_eq!(arguments.mode, Mode::One(5));
         assert!(arguments.trace && arguments.repeated().is_empty());
         assert!(parse("--help").unwrap().is_none());
+        let arguments =
+            parse("--seed 5 --shrink --without cut,power --clients 2").unwrap().unwrap();
+        assert_eq!(arguments.mode, Mode::Shrink(5));
+        assert!(!arguments.kinds.has(Kind::Cut) && arguments.kinds.has(Kind::Reset));
+        assert_eq!(arguments.repeated(), ["--clients=2", "--without=power,cut"]);
+        let arguments = parse("--only-faults cut,power --without power --replicas 0").unwrap();
+        assert_eq!(arguments.unwrap().repeated(), ["--replicas=0", "--only-faults=cut"]);
+        let arguments = parse("--only-faults=none").unwrap().unwrap();
+        assert_eq!(arguments.repeated(), ["--only-faults=none"]);
+        for wrong in ["--shrink", "--twice --seeds 3", "--without", "--only-faults cut,nothing"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
         for wrong in
             ["--seed", "--seed x", "--trace", "--trace=1 --seed 1", "--what", "--faults no"]
         {

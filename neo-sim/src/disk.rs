@@ -36,11 +36,14 @@ pub struct Pace {
     pub stall_one_in: u64,
     /// One commit out of so many fails; 0: never.
     pub fail_one_in: u64,
+    /// Nothing can be written.
+    pub is_full: bool,
 }
 
 impl Pace {
     /// A good disk.
-    pub const FINE: Self = Self { min_us: 30, max_us: 600, stall_one_in: 0, fail_one_in: 0 };
+    pub const FINE: Self =
+        Self { min_us: 30, max_us: 600, stall_one_in: 0, fail_one_in: 0, is_full: false };
 
     fn time(&self, prng: &mut Prng) -> Duration {
         let spread = (self.max_us - self.min_us) as usize + 1;
@@ -84,7 +87,14 @@ pub struct DiskLanes {
     /// What is done, and when it is reported.
     done: BTreeMap<(Duration, u64), (JobId, Done)>,
     sequence: u64,
+    /// Nothing is executed before: connections to the database are lost.
+    lost_until: Duration,
+    /// The database is not found again: the process ends then.
+    fails_at: Option<Duration>,
 }
+
+/// How long a database that was lost is waited for (as the MySQL backend does).
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Opens the database of a storage: what it says, and its lanes.
 ///
@@ -110,6 +120,8 @@ pub fn open(
         reads_at: VecDeque::new(),
         done: BTreeMap::new(),
         sequence: 0,
+        lost_until: Duration::ZERO,
+        fails_at: None,
     };
     Ok((stored, lanes))
 }
@@ -120,6 +132,23 @@ impl DiskLanes {
         if matches!(self.write, WriteLane::Committing(_)) && self.prng.one_in(2) {
             // If it fails, it does not happen.
             let _ = self.lanes.commit();
+        }
+    }
+
+    /// Connections to the database are lost until then. A transaction that is not committed is lost
+    /// with them: the process ends.
+    pub fn lose(&mut self, now: Duration, until: Duration) {
+        let is_open = self.lanes.commit_delay().is_some();
+        self.fails_at = match is_open {
+            true => Some(now),
+            false => (until > now + RECONNECT_MAX).then_some(now + RECONNECT_MAX),
+        };
+        self.lost_until = until;
+        if let WriteLane::Executing(at) = self.write {
+            self.write = WriteLane::Executing(at.max(until));
+        }
+        for at in &mut self.reads_at {
+            *at = (*at).max(until);
         }
     }
 
@@ -143,6 +172,9 @@ impl DiskLanes {
     fn work_on_writes(&mut self, now: Duration) -> Result<(), Failed> {
         match self.write {
             WriteLane::Executing(at) if at <= now => {
+                if self.pace.is_full {
+                    return Err(Failed);
+                }
                 // Not everything that is queued may have been seen.
                 let count = match self.prng.one_in(4) {
                     true => 1 + self.prng.below(self.queued),
@@ -189,7 +221,8 @@ impl DiskLanes {
     /// Begins to execute what is queued, if the lane is free.
     fn begin_writes(&mut self, now: Duration) {
         if self.queued != 0 && matches!(self.write, WriteLane::Idle | WriteLane::Deferred(_)) {
-            self.write = WriteLane::Executing(now + self.pace.time(&mut self.prng));
+            let at = (now + self.pace.time(&mut self.prng)).max(self.lost_until);
+            self.write = WriteLane::Executing(at);
         }
     }
 }
@@ -216,7 +249,7 @@ impl Executor<Storage> for DiskLanes {
                 self.begin_writes(now);
             }
             LaneKind::Read => {
-                let at = now + self.pace.time(&mut self.prng);
+                let at = (now + self.pace.time(&mut self.prng)).max(self.lost_until);
                 let at = self.reads_at.back().map_or(at, |last| at.max(*last));
                 self.reads_at.push_back(at);
                 self.lanes.submit(id, job);
@@ -232,10 +265,16 @@ impl Executor<Storage> for DiskLanes {
             }
         };
         let done_at = self.done.first_key_value().map(|((at, _), _)| *at);
-        [write_at, self.reads_at.front().copied(), done_at].into_iter().flatten().min()
+        let times = [write_at, self.reads_at.front().copied(), done_at, self.fails_at];
+        times.into_iter().flatten().min()
     }
 
     fn work(&mut self, now: Duration) -> Result<Vec<(JobId, Done)>, Failed> {
+        if self.fails_at.is_some_and(|at| at <= now) {
+            // A commit that is on its way may happen.
+            self.die();
+            return Err(Failed);
+        }
         while self.reads_at.front().is_some_and(|at| *at <= now) {
             self.reads_at.pop_front();
             if let Some(report) = self.lanes.read().map_err(failed)? {

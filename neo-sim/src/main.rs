@@ -6,13 +6,15 @@
 
 mod arguments;
 mod pool;
+mod shrink;
 mod worker;
 
 use std::process::ExitCode;
 
 use arguments::{Arguments, Mode};
 use neo_common::planted::{self, Bug};
-use neo_sim::run::{Report, run};
+use neo_sim::faults::Kind;
+use neo_sim::run::{Report, run, run_twice};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
@@ -41,7 +43,12 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Mode::Kinds => {
+            Kind::ALL.iter().for_each(|kind| println!("{}", kind.name()));
+            ExitCode::SUCCESS
+        }
         Mode::One(seed) => one(&arguments, seed),
+        Mode::Shrink(seed) => shrink::run(&arguments, seed),
         Mode::Many { first, count } => pool::run(&arguments, first, count),
         Mode::Worker => {
             worker::run(&arguments);
@@ -53,7 +60,10 @@ fn main() -> ExitCode {
 /// Replays one seed.
 fn one(arguments: &Arguments, seed: u64) -> ExitCode {
     let settings = arguments.settings(seed);
-    let report = run(&settings);
+    let report = match arguments.twice {
+        true => run_twice(&settings),
+        false => run(&settings),
+    };
     let Report { violations, fingerprint, time, events, packets, commits, counts, faults } =
         &report;
     for (what, count) in counts {

@@ -32,14 +32,18 @@ struct Totals {
 }
 
 /// A worker and the ends of its pipes.
-struct Worker {
+pub struct Worker {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Worker {
-    fn start(arguments: &Arguments) -> std::io::Result<Self> {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// If this program cannot be started.
+    pub fn start(arguments: &Arguments) -> std::io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--worker")
             .args(arguments.repeated())
@@ -52,7 +56,7 @@ impl Worker {
     }
 
     /// Lines that the worker writes about a seed; `None` if it died.
-    fn run(&mut self, seed: u64) -> Option<Vec<String>> {
+    pub fn run(&mut self, seed: u64) -> Option<Vec<String>> {
         writeln!(self.stdin, "{seed}").ok()?;
         let mut lines = Vec::new();
         loop {
@@ -65,6 +69,16 @@ impl Worker {
                 line => lines.push(line.to_owned()),
             }
         }
+    }
+}
+
+impl Worker {
+    /// Ends it.
+    pub fn end(self) {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        // It ends with its input, if it is not dead already.
+        let _ = child.wait();
     }
 }
 
@@ -84,11 +98,7 @@ pub fn run(arguments: &Arguments, first: u64, count: u64) -> ExitCode {
                     }
                     one(arguments, &mut worker, first + index, &totals);
                 }
-                if let Some(Worker { mut child, stdin, .. }) = worker {
-                    drop(stdin);
-                    // It ends with its input; if not, it was killed.
-                    let _ = child.wait();
-                }
+                worker.into_iter().for_each(Worker::end);
             });
         }
     });
@@ -103,10 +113,9 @@ fn one(arguments: &Arguments, worker: &mut Option<Worker>, seed: u64, totals: &M
     }
     let lines = worker.as_mut().and_then(|worker| worker.run(seed));
     if lines.is_none()
-        && let Some(Worker { mut child, .. }) = worker.take()
+        && let Some(worker) = worker.take()
     {
-        // Already dead.
-        let _ = child.wait();
+        worker.end();
     }
     let mut totals = totals.lock().expect("no thread panicked");
     let mut violations = Vec::new();
@@ -128,7 +137,7 @@ fn one(arguments: &Arguments, worker: &mut Option<Worker>, seed: u64, totals: &M
 }
 
 /// The command that replays a seed.
-fn command(arguments: &Arguments, seed: u64) -> String {
+pub fn command(arguments: &Arguments, seed: u64) -> String {
     let profile = if cfg!(debug_assertions) { "" } else { "--release " };
     // In a target folder of its own, so that nothing else is built with this feature.
     let features = match planted::ENABLED {

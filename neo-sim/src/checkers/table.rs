@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use neo_common::protocol::{CellState, Packet, Rows};
+use neo_common::protocol::{CellState, ClusterState, Packet, Rows};
 use neo_common::types::{NodeId, Partition, Ptid};
 
 use crate::model::{Checked, ensure};
@@ -22,6 +22,8 @@ use crate::network::HostId;
 struct Table {
     ptid: Ptid,
     rows: Vec<BTreeMap<NodeId, CellState>>,
+    /// The master said that it does not recover any more: the table is not what was found so far.
+    is_decided: bool,
 }
 
 /// Partition tables that masters told.
@@ -57,6 +59,11 @@ impl Tables {
             (Packet::NotifyPartitionChanges { ptid, changes, .. }, Some(life)) => {
                 self.changes_sent((from, life), *ptid, changes, host_of)
             }
+            (Packet::NotifyClusterInformation { state }, Some(life)) => {
+                let table = self.masters.entry((from, life)).or_default();
+                table.is_decided = *state != ClusterState::Recovering;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -65,13 +72,14 @@ impl Tables {
         let table = self.masters.entry(master).or_default();
         let rows: Vec<BTreeMap<_, _>> =
             rows.iter().map(|row| row.iter().copied().collect()).collect();
-        if table.ptid == ptid && !table.rows.is_empty() {
+        let is_decided = table.is_decided;
+        if is_decided && table.ptid == ptid && !table.rows.is_empty() {
             ensure!(table.rows == rows, "two different tables with ptid {ptid}");
             return Ok(());
         }
-        // During recovery, tables are found in storages.
-        *table = Table { ptid, rows };
-        table.check()
+        // During recovery, tables are found in storages, and admins see them.
+        *table = Table { ptid, rows, is_decided };
+        if is_decided { table.check() } else { Ok(()) }
     }
 
     fn changes_sent(

@@ -20,7 +20,7 @@ use neo_admin::Admin;
 use neo_client::core::ClientCore;
 use neo_common::prng::Prng;
 use neo_common::protocol::Packet;
-use neo_common::types::NodeId;
+use neo_common::types::{NodeId, Tid};
 use neo_master::Master;
 use neo_storage::Storage;
 use neo_storage::database::memory::Disk;
@@ -38,7 +38,7 @@ use crate::world::tap::Seen;
 use applications::Application;
 use operator::Operator;
 
-pub use operator::Insist;
+pub use operator::{Insist, Order, Step, Until};
 pub use processes::End;
 
 /// Name of all simulated clusters.
@@ -63,6 +63,8 @@ pub struct Options {
     pub masters: usize,
     /// Storages at start.
     pub storages: usize,
+    /// Storages that are not started until the operator adds them.
+    pub spares: usize,
     /// Partitions.
     pub partitions: u32,
     /// Replicas.
@@ -109,6 +111,16 @@ pub struct Cluster {
     applications: BTreeMap<HostId, Application>,
     next_client: usize,
     hosts_of: BTreeMap<NodeId, HostId>,
+    /// How masters called nodes last.
+    nids: BTreeMap<HostId, NodeId>,
+    /// Storages that were never started.
+    spares: BTreeSet<HostId>,
+    /// What ends there is not started again by itself.
+    kept_down: BTreeSet<HostId>,
+    /// Their processes may be told to exit.
+    may_exit: BTreeSet<HostId>,
+    /// Disks that are not as they usually are.
+    paces: BTreeMap<HostId, Pace>,
     restarts: BTreeSet<(Duration, HostId)>,
     is_working: bool,
     has_served: bool,
@@ -141,6 +153,11 @@ impl Cluster {
             applications: BTreeMap::new(),
             next_client: 0,
             hosts_of: BTreeMap::new(),
+            nids: BTreeMap::new(),
+            spares: BTreeSet::new(),
+            kept_down: BTreeSet::new(),
+            may_exit: BTreeSet::new(),
+            paces: BTreeMap::new(),
             restarts: BTreeSet::new(),
             is_working: false,
             has_served: false,
@@ -167,6 +184,10 @@ impl Cluster {
             for _ in 0..count {
                 cluster.add_host(role);
             }
+        }
+        for _ in 0..cluster.options.spares {
+            let host = cluster.add_host(Role::Storage);
+            cluster.spares.insert(host);
         }
         cluster
     }
@@ -197,6 +218,10 @@ impl Cluster {
         self.hosts(role)[index]
     }
 
+    /// Storages that were never started.
+    pub fn spares(&self) -> Vec<HostId> {
+        self.spares.iter().copied().collect()
+    }
     /// Transactions that masters told to be committed.
     pub fn commits_count(&self) -> u64 {
         self.commits.count()
@@ -210,6 +235,12 @@ impl Cluster {
     /// Whether the cluster ever served.
     pub fn has_served(&self) -> bool {
         self.has_served
+    }
+
+    /// The database was cut back.
+    pub fn cut_back(&mut self, last: Tid) {
+        self.commits.truncate(last);
+        self.scene.get().truncate(last);
     }
 
     // Time.
@@ -287,9 +318,10 @@ impl Cluster {
             self.ended(host);
         }
         while let Some((_, host)) = self.restarts.first().copied().filter(|(at, _)| *at <= now) {
-            self.start(host);
-            if self.is_working && self.role(host) == Role::Client {
-                self.start_application(host);
+            if self.kept_down.contains(&host) {
+                self.restarts.pop_first();
+            } else {
+                self.start(host);
             }
         }
         let hosts: Vec<HostId> = self.applications.keys().copied().collect();
@@ -308,6 +340,7 @@ impl Cluster {
                 (life, &packet)
             {
                 self.hosts_of.insert(*nid, to);
+                self.nids.insert(to, *nid);
             }
             if matches!(packet, Packet::StartOperation { .. }) {
                 self.has_served = true;

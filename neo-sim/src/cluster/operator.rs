@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The operator of a cluster: commands of `neoctl`, one after the other.
+//! The operator of a cluster: commands of `neoctl`, one after the other, and what is done with hands
+//! between them.
 
 // The operator's tool leaves its result where the operator finds it: this is a driver.
 #![allow(clippy::disallowed_types)]
@@ -12,11 +13,21 @@ use std::time::Duration;
 
 use neo_common::config::Exit;
 use neo_common::engine::{CallId, Engine, JobId};
+use neo_common::node::Node;
 use neo_common::protocol::ClusterState;
+use neo_common::types::NodeId;
+use neo_ctl::commands::Storages;
 use neo_ctl::{Command, Ctl};
 
-use super::{Cluster, Role};
+use super::{Cluster, MasterProcess, Role};
+use crate::network::HostId;
 use crate::process::{CoreProcess, Executor, Failed};
+
+/// How long the operator waits for the end of a command.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
+
+/// How often something is looked at that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type CtlProcess = CoreProcess<Ctl, CtlExecutor>;
 
@@ -38,13 +49,62 @@ impl Executor<Ctl> for CtlExecutor {
     }
 }
 
+/// A command, of which some need to know what nodes are called then.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// As it is.
+    Plain(Command),
+    /// Adds a storage.
+    Add(HostId),
+    /// Stops a node.
+    Kill(HostId),
+    /// Forgets a storage.
+    Drop(HostId),
+    /// Moves cells, away from these and from those that do not run.
+    Tweak {
+        /// Only shows what it would do.
+        dry_run: bool,
+        /// Storages to empty.
+        hosts: Vec<HostId>,
+    },
+}
+
+/// What the operator waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// A storage waits to be added.
+    Pending(HostId),
+    /// No cell is out-of-date.
+    Copied,
+    /// Nothing runs there.
+    Down(Vec<HostId>),
+    /// The end of the time.
+    Never,
+}
+
 /// What the operator does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Gives a command.
+    Order(Order, Insist),
+    /// What ends on these hosts is not started again by itself.
+    KeepDown(Vec<HostId>),
+    /// Starts what does not run on a host, and lets it be started again from now on.
+    Start(HostId),
+    /// Waits, for so long at most.
+    Wait(Until, Duration),
+}
+
+/// What the operator has to do.
 #[derive(Default)]
 pub(super) struct Operator {
-    commands: VecDeque<(Command, Insist)>,
-    /// Where the tool leaves its result, while it runs.
-    running: Option<Rc<RefCell<Option<Exit>>>>,
-    retry_at: Duration,
+    steps: VecDeque<Step>,
+    /// Where the tool leaves its result, while it runs, and when it was started.
+    running: Option<(Rc<RefCell<Option<Exit>>>, Duration)>,
+    /// When the operator goes on.
+    go_on_at: Duration,
+    /// When what is waited for is not waited for any more.
+    patient_until: Option<Duration>,
     last: Option<Exit>,
     /// Looks whether the cluster is to be started, and when next.
     starts: bool,
@@ -63,33 +123,38 @@ pub enum Insist {
 impl Operator {
     /// When there is something to do, but what follows the end of a command.
     pub(super) fn next_at(&self) -> Option<Duration> {
-        match (self.commands.is_empty(), &self.running) {
-            (false, None) => Some(self.retry_at),
-            (true, _) if self.starts => Some(self.look_at),
-            _ => None,
+        match (self.steps.is_empty(), &self.running) {
+            (_, Some((_, since))) => Some(*since + COMMAND_MAX),
+            (false, None) => Some(self.go_on_at),
+            (true, None) => self.starts.then_some(self.look_at),
         }
     }
 }
 
 impl Cluster {
-    /// Tells the operator to do something, after what he was told before.
+    /// Tells the operator to give a command, after what he was told before.
     pub fn command(&mut self, command: Command, insist: Insist) {
-        self.operator.commands.push_back((command, insist));
+        self.instruct([Step::Order(Order::Plain(command), insist)]);
     }
-
+    /// Tells the operator to do something, after what he was told before.
+    pub fn instruct(&mut self, steps: impl IntoIterator<Item = Step>) {
+        self.operator.steps.extend(steps);
+    }
     /// Whether the operator has something to do.
     pub fn is_operating(&self) -> bool {
-        !self.operator.commands.is_empty()
+        !self.operator.steps.is_empty()
     }
-
     /// What the operator's tool printed last.
     pub fn last_command(&self) -> Option<&Exit> {
         self.operator.last.as_ref()
     }
-
-    /// Forgets what the operator has to do.
+    /// Forgets what the operator has to do, what is being done included.
     pub fn dismiss_operator(&mut self) {
-        self.operator.commands.clear();
+        if self.operator.running.take().is_some() {
+            self.world.crash(self.host(Role::Operator, 0));
+        }
+        self.operator.steps.clear();
+        self.operator.patient_until = None;
     }
 
     /// Tells the operator to start the cluster as soon as all storages are there, again if it was
@@ -102,7 +167,8 @@ impl Cluster {
     /// The operator looks whether the cluster is to be started.
     fn look(&mut self) {
         let now = self.world.now();
-        if !self.operator.starts || now < self.operator.look_at || self.is_operating() {
+        let is_busy = self.is_operating() || self.operator.running.is_some();
+        if !self.operator.starts || now < self.operator.look_at || is_busy {
             return;
         }
         self.operator.look_at = now + Duration::from_secs(1);
@@ -111,38 +177,165 @@ impl Cluster {
         }
     }
 
+    /// Lets the operator go on.
     pub(super) fn operate(&mut self) {
         self.look();
-        let host = self.host(Role::Operator, 0);
-        if let Some(result) = &self.operator.running {
-            if self.world.is_running(host) {
-                return;
-            }
-            let exit = result.borrow_mut().take();
-            self.operator.running = None;
-            let succeeded = exit.as_ref().is_some_and(|exit| exit.status == 0);
-            if let Some(exit) = &exit {
-                self.world.tell_story(&format!("neoctl: {}{}", exit.stdout, exit.stderr));
-            }
-            self.operator.last = exit;
-            match self.operator.commands.front() {
-                Some((_, Insist::Yes)) if !succeeded => {
-                    self.operator.retry_at = self.world.now() + Duration::from_secs(1);
-                }
-                _ => drop(self.operator.commands.pop_front()),
-            }
-        }
-        if self.world.now() < self.operator.retry_at {
+        if !self.command_ended() {
             return;
         }
-        let Some((command, _)) = self.operator.commands.front() else { return };
-        let command = command.clone();
+        let now = self.world.now();
+        while now >= self.operator.go_on_at
+            && let Some(step) = self.operator.steps.front().cloned()
+        {
+            match step {
+                Step::Order(order, _) => match self.resolve(&order) {
+                    Some(command) => return self.run_tool(command),
+                    // Nobody knows such a node.
+                    None => drop(self.operator.steps.pop_front()),
+                },
+                Step::KeepDown(hosts) => {
+                    self.kept_down.extend(hosts);
+                    self.operator.steps.pop_front();
+                }
+                Step::Start(host) => {
+                    self.operator.steps.pop_front();
+                    self.kept_down.remove(&host);
+                    self.spares.remove(&host);
+                    self.start(host);
+                }
+                Step::Wait(until, time) => {
+                    let end = *self.operator.patient_until.get_or_insert(now + time);
+                    if now < end && !self.is_reached(&until) {
+                        self.operator.go_on_at = end.min(now + LOOK_EVERY);
+                        return;
+                    }
+                    self.operator.patient_until = None;
+                    self.operator.steps.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Whether no command is under way; takes the result of the one that ended.
+    fn command_ended(&mut self) -> bool {
+        let host = self.host(Role::Operator, 0);
+        let Some((result, since)) = &self.operator.running else { return true };
+        if self.world.is_running(host) {
+            if self.world.now() < *since + COMMAND_MAX {
+                return false;
+            }
+            // The operator loses patience.
+            self.world.crash(host);
+        }
+        let exit = result.borrow_mut().take();
+        self.operator.running = None;
+        let succeeded = exit.as_ref().is_some_and(|exit| exit.status == 0);
+        if let Some(exit) = &exit {
+            self.world.tell_story(&format!("neoctl: {}{}", exit.stdout, exit.stderr));
+        }
+        self.operator.last = exit;
+        if let Some(Step::Order(order, insist)) = self.operator.steps.front() {
+            let name = order.name();
+            let outcome = if succeeded { "accepted" } else { "refused" };
+            self.scene.get().count(&format!("neoctl {name} ({outcome})"));
+            if *insist == Insist::Yes && !succeeded {
+                self.operator.go_on_at = self.world.now() + Duration::from_secs(1);
+            } else {
+                self.operator.steps.pop_front();
+            }
+        }
+        true
+    }
+
+    fn run_tool(&mut self, command: Command) {
+        self.world.tell_story(&format!("the operator: {command:?}"));
         let admins = self.hosts(Role::Admin);
         let admin = self.world.address(*self.prng.choose(&admins).expect("there is an admin"));
         let result = Rc::new(RefCell::new(None));
-        self.operator.running = Some(Rc::clone(&result));
+        self.operator.running = Some((Rc::clone(&result), self.world.now()));
         let engine = Engine::new(Ctl::new(admin, command), self.prng.next_u64());
         let process: CtlProcess = CoreProcess { engine, executor: CtlExecutor(result) };
+        let host = self.host(Role::Operator, 0);
         self.world.start(host, Box::new(process));
+    }
+
+    /// The command, now that nodes have names; `None` if they have not.
+    fn resolve(&mut self, order: &Order) -> Option<Command> {
+        Some(match order {
+            Order::Plain(command) => {
+                if *command == Command::SetCluster(ClusterState::Stopping) {
+                    let hosts = (0..self.roles.len()).map(HostId);
+                    self.may_exit.extend(hosts);
+                }
+                command.clone()
+            }
+            Order::Add(host) => Command::Add(Storages::These(vec![self.nid(*host)?])),
+            Order::Kill(host) => {
+                self.may_exit.insert(*host);
+                Command::Kill(self.nid(*host)?)
+            }
+            Order::Drop(host) => {
+                // It is told when it comes back.
+                self.may_exit.insert(*host);
+                Command::Drop(self.nid(*host)?)
+            }
+            Order::Tweak { dry_run, hosts } => {
+                let storages = self.hosts(Role::Storage).into_iter();
+                let listed = storages
+                    .filter(|host| hosts.contains(host) || !self.world.is_running(*host))
+                    .collect::<Vec<_>>();
+                let nids = listed.into_iter().filter_map(|host| self.nid(host)).collect();
+                Command::Tweak { dry_run: *dry_run, nids }
+            }
+        })
+    }
+
+    /// The node of a host, as masters called it last.
+    pub fn nid(&self, host: HostId) -> Option<NodeId> {
+        self.nids.get(&host).copied()
+    }
+
+    fn is_reached(&mut self, until: &Until) -> bool {
+        match until {
+            Until::Never => false,
+            Until::Down(hosts) => hosts.iter().all(|host| !self.world.is_running(*host)),
+            Until::Pending(host) => {
+                let nid = self.nid(*host);
+                self.serving_cluster().is_some_and(|cluster| {
+                    let node = nid.and_then(|nid| cluster.nm.by_nid(nid));
+                    node.is_some_and(Node::is_pending)
+                })
+            }
+            Until::Copied => self.serving_cluster().is_some_and(|cluster| {
+                let table = cluster.pt.table();
+                table.nodes().all(|nid| table.outdated_of(nid).next().is_none())
+            }),
+        }
+    }
+
+    fn serving_cluster(&mut self) -> Option<&neo_master::cluster::Cluster> {
+        let master = self.serving_master()?;
+        Some(&self.world.process::<MasterProcess>(master)?.engine.app.cluster)
+    }
+}
+
+impl Order {
+    /// First words of the command, for figures.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Add(_) | Self::Plain(Command::Add(_)) => "add",
+            Self::Kill(_) | Self::Plain(Command::Kill(_)) => "kill",
+            Self::Drop(_) | Self::Plain(Command::Drop(_)) => "drop",
+            Self::Tweak { .. } | Self::Plain(Command::Tweak { .. }) => "tweak",
+            Self::Plain(command) => match command {
+                Command::SetCluster(_) => "set cluster",
+                Command::SetReplicas(_) => "set replicas",
+                Command::Check { .. } => "check",
+                Command::Truncate(_) => "truncate",
+                Command::PruneOrphan { .. } => "prune_orphan",
+                Command::FlushLog => "flush_log",
+                _ => "print",
+            },
+        }
     }
 }

@@ -38,7 +38,12 @@ impl Cluster {
             Role::Master => self.start_master(host),
             Role::Storage => self.start_storage(host),
             Role::Admin => self.start_admin(host),
-            Role::Client => self.start_client(host),
+            Role::Client => {
+                self.start_client(host);
+                if self.is_working {
+                    self.start_application(host);
+                }
+            }
             Role::Operator => {}
         }
     }
@@ -81,6 +86,7 @@ impl Cluster {
             save_masters: false,
         };
         let Options { database, pace, .. } = self.options;
+        let pace = self.paces.get(&host).copied().unwrap_or(pace);
         let opened = disk::open(disk, NAME, database, pace, self.prng.fork());
         let (stored, lanes) = opened.expect("a simulated disk can be opened");
         let storage = Storage::new(config, stored).expect("the stored table is valid");
@@ -144,6 +150,9 @@ impl Cluster {
 
     /// Ends the process of a host, and starts it again later.
     pub fn restart(&mut self, host: HostId, end: End, delay: Duration) {
+        if self.spares.contains(&host) {
+            return;
+        }
         self.end(host, end);
         if !self.world.is_running(host) {
             self.restarts.insert((self.world.now() + delay, host));
@@ -161,6 +170,8 @@ impl Cluster {
         let expected = match (role, status) {
             (_, Some(neo_common::engine::EXIT_BY_SIGNAL)) => true,
             (Role::Storage, Some(1)) => self.disks_may_fail,
+            // Somebody said that it is DOWN.
+            (Role::Storage | Role::Master | Role::Admin, Some(0)) => self.may_exit.contains(&host),
             _ => false,
         };
         if !expected {
@@ -171,14 +182,17 @@ impl Cluster {
         self.restarts.insert((self.world.now() + delay, host));
     }
 
-    /// Starts again all that is down.
+    /// What ends on a host is not started again by itself.
+    pub fn keep_down(&mut self, host: HostId) {
+        self.kept_down.insert(host);
+    }
+
+    /// Starts again all that is down, but storages that were never started.
     pub fn start_all(&mut self) {
+        self.kept_down.clear();
         for host in (0..self.roles.len()).map(HostId) {
-            if !self.world.is_running(host) {
+            if !self.world.is_running(host) && !self.spares.contains(&host) {
                 self.start(host);
-                if self.is_working && self.role(host) == Role::Client {
-                    self.start_application(host);
-                }
             }
         }
     }
@@ -194,10 +208,19 @@ impl Cluster {
         self.start_all();
     }
 
-    /// Changes the speed of the disk of a storage, until its process ends.
+    /// Changes how the disk of a storage is, from now on.
     pub fn set_pace(&mut self, host: HostId, pace: Pace) {
+        self.paces.insert(host, pace);
         if let Some(process) = self.world.process::<StorageProcess>(host) {
             process.executor.pace = pace;
         }
+    }
+
+    /// A storage is not connected to its database until then. Returns whether it runs.
+    pub fn lose_lane(&mut self, host: HostId, until: Duration) -> bool {
+        let lost = self.world.with::<StorageProcess, _>(host, |process, now| {
+            process.executor.lose(now.monotonic, until);
+        });
+        lost.is_some()
     }
 }

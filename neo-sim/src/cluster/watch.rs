@@ -3,7 +3,7 @@
 
 use neo_client::core::ClientCore;
 use neo_common::node::Node;
-use neo_common::protocol::ClusterState;
+use neo_common::protocol::{CellState, ClusterState};
 
 use super::{ClientProcess, Cluster, MasterProcess, Role, StorageProcess};
 use crate::checkers::rest::{self, Contents};
@@ -32,7 +32,7 @@ impl Cluster {
 
     /// Whether all storages wait for a new cluster to start.
     pub(super) fn is_startable(&mut self) -> bool {
-        let storages = self.hosts(Role::Storage).len();
+        let storages = self.hosts(Role::Storage).len() - self.spares.len();
         self.hosts(Role::Master).into_iter().any(|host| {
             self.world.process::<MasterProcess>(host).is_some_and(|process| {
                 let cluster = &process.engine.app.cluster;
@@ -56,6 +56,9 @@ impl Cluster {
     /// are replicated, and nobody has a transaction. (Clients that lost power are noticed late.)
     pub fn is_idle(&mut self) -> bool {
         let storages = self.hosts(Role::Storage).into_iter().all(|host| {
+            if self.spares.contains(&host) {
+                return true;
+            }
             let process = self.world.process::<StorageProcess>(host);
             process.is_some_and(|process| {
                 let transactions = process.engine.app.transactions();
@@ -137,6 +140,29 @@ impl Cluster {
             ensure!(pending == 0, "{label} still has {pending} operations");
         }
         rest::check(&mut self.scene.get().model, table.partitions(), &all, true)
+    }
+
+    /// Checks that each partition has as many cells as are wanted, all of them up-to-date, once
+    /// somebody asked for it and nothing happens any more.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_balance(&mut self) -> Checked {
+        let master = self.serving_master().ok_or_else(|| Violation("no master serves".into()))?;
+        let process = self.world.process::<MasterProcess>(master).expect("it serves");
+        let cluster = &process.engine.app.cluster;
+        let table = cluster.pt.table();
+        // Those that were not added have no cell.
+        let running = cluster.nm.storages().filter(|node| node.is_running()).count();
+        let wanted = running.min(table.replicas() as usize + 1);
+        for partition in 0..table.partitions() {
+            let cells = table.cells(partition);
+            ensure!(
+                cells.len() == wanted && cells.iter().all(|cell| cell.state == CellState::UpToDate),
+                "after a tweak, partition {partition} has {cells:?}, wanted are {wanted} cells"
+            );
+        }
+        Ok(())
     }
 
     /// Checks again all that was seen, now that all is known.

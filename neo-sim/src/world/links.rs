@@ -19,6 +19,9 @@ const RETRANSMIT: Duration = Duration::from_millis(200);
 /// How long a connection attempt hangs before it fails.
 const HANG: Duration = Duration::from_secs(20);
 
+/// How long a side that sends nothing does not know that the other one is gone.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
 /// Names a connection of the world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct LinkId(pub(super) u64);
@@ -70,6 +73,8 @@ impl End {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) ends: [Option<End>; 2],
+    /// The side that is gone whereas the other one does not know.
+    gone: Option<usize>,
 }
 
 impl World {
@@ -79,8 +84,9 @@ impl World {
         let h = &mut self.hosts[host.0];
         h.conns.insert(conn, (link, 0));
         let end = End::new(host, h.life, conn, self.now);
-        self.links.insert(link, Link { ends: [Some(end), None] });
+        self.links.insert(link, Link { ends: [Some(end), None], gone: None });
         if self.weather.hang_one_in != 0 && self.prng.one_in(self.weather.hang_one_in) {
+            self.connects_hung += 1;
             self.send(link, 0, HANG, Happening::Closed);
             return;
         }
@@ -94,10 +100,14 @@ impl World {
         let Some(from) = end.map(|end| end.host) else { return };
         let target = (0..self.hosts.len()).map(HostId).find(|h| self.address(*h) == address);
         let hears = |w: &Self, to| !w.cuts.is_cut(from, to) && !w.cuts.is_cut(to, from);
+        let hangs = target.is_some_and(|to| self.hanging.contains(&to));
+        let refuses = target.is_some_and(|to| self.refusing.contains(&to));
+        self.connects_hung += u64::from(hangs);
+        self.connects_refused += u64::from(refuses && !hangs);
         let accepts = target.filter(|to| self.is_running(*to) && hears(self, *to));
-        let Some(to) = accepts else {
+        let Some(to) = accepts.filter(|_| !hangs && !refuses) else {
             // Nobody answers at all if the network is cut, otherwise the refusal is quick.
-            let silent = target.is_some_and(|to| !hears(self, to));
+            let silent = hangs || target.is_some_and(|to| !hears(self, to));
             let delay = if silent { HANG } else { self.weather.delay(&mut self.prng) };
             self.send(link, 0, delay, Happening::Closed);
             return;
@@ -118,6 +128,10 @@ impl World {
         let Some(&(link, side)) = self.hosts[host.0].conns.get(&conn) else { return };
         let bytes = self.tapped(link, side, Bytes::from(chunks.concat()));
         self.transmit(link, side, bytes);
+        if self.links.get(&link).is_some_and(|l| l.gone == Some(1 - side)) {
+            // Whoever is there knows nothing of this connection.
+            self.reset(link, side);
+        }
     }
 
     /// Sends bytes to the other end, in pieces.
@@ -225,6 +239,24 @@ impl World {
         }
     }
 
+    /// Breaks a random connection of a host, which the other side learns when it sends something.
+    pub fn reset_one_side(&mut self, host: HostId) {
+        let conns: Vec<_> = self.hosts[host.0].conns.values().copied().collect();
+        let Some(&(link, side)) = self.prng.choose(&conns) else { return };
+        let Some(other) = self.host_of(link, 1 - side) else { return };
+        if self.trace {
+            let (one, other) = (self.label(host), self.label(other));
+            self.tell_story(&format!("{one} x {other}: reset, {other} does not know"));
+        }
+        self.reset(link, side);
+        let at = self.now + KEEPALIVE;
+        let Some(l) = self.links.get_mut(&link) else { return };
+        l.gone = Some(side);
+        if let Some(conn) = l.ends[1 - side].as_ref().map(|end| end.conn) {
+            self.push(at, Event::Arrive(link, 1 - side, Happening::Closed(conn)));
+        }
+    }
+
     fn break_link(&mut self, link: LinkId, side: usize) {
         if self.trace
             && let (Some(one), Some(other)) =
@@ -234,7 +266,7 @@ impl World {
         }
         self.reset(link, side);
         self.reset(link, 1 - side);
-        if let Some(Link { ends: [Some(end), None] }) = self.links.get_mut(&link) {
+        if let Some(Link { ends: [Some(end), None], .. }) = self.links.get_mut(&link) {
             // Otherwise it would be accepted by a process that never hears of the end.
             end.broken = true;
         }

@@ -75,6 +75,14 @@ pub struct World {
     pub weather: Weather,
     /// Who does not hear whom.
     pub cuts: Cuts,
+    /// Hosts that refuse connections.
+    pub refusing: BTreeSet<HostId>,
+    /// Hosts where connection attempts hang.
+    pub hanging: BTreeSet<HostId>,
+    /// Connection attempts that were refused by a host where something listens.
+    pub connects_refused: u64,
+    /// Connection attempts that hung.
+    pub connects_hung: u64,
     /// Prints the story.
     pub trace: bool,
     /// Hosts that may send anything: nobody looks at their packets.
@@ -103,6 +111,10 @@ impl World {
             prng: Prng::new(seed),
             weather: Weather::FINE,
             cuts: Cuts::default(),
+            refusing: BTreeSet::new(),
+            hanging: BTreeSet::new(),
+            connects_refused: 0,
+            connects_hung: 0,
             trace: false,
             strangers: BTreeSet::new(),
             queue: BTreeMap::new(),

@@ -61,6 +61,7 @@ fn cluster(prng: &mut Prng, masters: usize) -> Cluster {
     let options = Options {
         masters,
         storages,
+        spares: 0,
         partitions: 3,
         replicas: prng.below(storages) as u32,
         clients: 2,

@@ -42,6 +42,7 @@ pub fn options(storages: usize, clients: usize) -> Options {
     Options {
         masters: 1,
         storages,
+        spares: 0,
         partitions: storages as u32,
         replicas: 0,
         clients,

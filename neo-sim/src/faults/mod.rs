@@ -2,103 +2,27 @@
 //! What goes wrong. Each seed draws which kinds of faults it has, and how often: some have none, some
 //! one kind only, some many. (*Swarm testing*, Groce and others, 2012: a mix of everything hides
 //! what needs a long time without some kind of fault.)
+//!
+//! - `kind`: what there is;
+//! - `plan`: which of it a seed has;
+//! - `orders`: what the operator does.
 
+mod kind;
+mod orders;
+mod plan;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use neo_common::prng::Prng;
 use neo_common::protocol::Packet;
 
 use crate::cluster::{Cluster, End, Role};
-use crate::disk::Pace;
-use crate::network::{HostId, Weather};
+use crate::network::HostId;
+use crate::world::World;
 
-/// How many faults there are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
-    /// None, on a quiet network.
-    Off,
-    /// Few kinds, with time to recover in between.
-    Lite,
-    /// Anything.
-    Swarm,
-}
-
-/// A kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
-    /// SIGKILL of a master.
-    KillMaster,
-    /// SIGKILL of a storage.
-    KillStorage,
-    /// SIGKILL of a client.
-    KillClient,
-    /// SIGKILL of an admin.
-    KillAdmin,
-    /// A clean end of any process.
-    Terminate,
-    /// A machine loses power, and what was not on its disk.
-    Power,
-    /// All storages lose power.
-    Blackout,
-    /// A connection breaks.
-    Reset,
-    /// All connections between two hosts break.
-    ResetPair,
-    /// A process is stopped for a while.
-    Pause,
-    /// A host does not hear another one for a while, one way or both.
-    Cut,
-    /// A host is cut from all others for a while.
-    Isolate,
-    /// A clock jumps.
-    Clock,
-    /// A disk is very slow for a while, or fails.
-    Disk,
-    /// Something happens to a node at the moment when it sends, or is sent, some packet.
-    Moment,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 15] = [
-        Self::KillMaster,
-        Self::KillStorage,
-        Self::KillClient,
-        Self::KillAdmin,
-        Self::Terminate,
-        Self::Power,
-        Self::Blackout,
-        Self::Reset,
-        Self::ResetPair,
-        Self::Pause,
-        Self::Cut,
-        Self::Isolate,
-        Self::Clock,
-        Self::Disk,
-        Self::Moment,
-    ];
-
-    /// For figures.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::KillMaster => "kill master",
-            Self::KillStorage => "kill storage",
-            Self::KillClient => "kill client",
-            Self::KillAdmin => "kill admin",
-            Self::Terminate => "terminate",
-            Self::Power => "power",
-            Self::Blackout => "blackout",
-            Self::Reset => "reset",
-            Self::ResetPair => "reset pair",
-            Self::Pause => "pause",
-            Self::Cut => "cut",
-            Self::Isolate => "isolate",
-            Self::Clock => "clock",
-            Self::Disk => "disk",
-            Self::Moment => "moment",
-        }
-    }
-}
+pub use kind::{Kind, Kinds};
+pub use plan::{Level, Plan};
 
 /// Packets at which a [`Kind::Moment`] may happen.
 const MOMENTS: [&str; 26] = [
@@ -130,84 +54,12 @@ const MOMENTS: [&str; 26] = [
     "AnswerBeginTransaction",
 ];
 
-/// What goes wrong, and how often.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Plan {
-    /// Kinds of faults, with the mean time between two of them.
-    pub kinds: Vec<(Kind, Duration)>,
-    /// How long a process stays down, at most.
-    pub down_max: Duration,
-    /// The network.
-    pub weather: Weather,
-    /// The disks.
-    pub pace: Pace,
-    /// How wrong the speed of clocks is, in millionths.
-    pub drift_ppm: i64,
-}
-
-impl Plan {
-    /// Nothing goes wrong.
-    pub const QUIET: Self = Self {
-        kinds: Vec::new(),
-        down_max: Duration::ZERO,
-        weather: Weather::FINE,
-        pace: Pace::FINE,
-        drift_ppm: 0,
-    };
-
-    /// Draws a plan.
-    pub fn draw(prng: &mut Prng, level: Level) -> Self {
-        match level {
-            Level::Off => Self::QUIET,
-            Level::Lite => Self::draw_lite(prng),
-            // Including none.
-            Level::Swarm if prng.one_in(12) => Self { weather: Weather::draw(prng), ..Self::QUIET },
-            Level::Swarm => Self::draw_swarm(prng),
-        }
-    }
-
-    fn draw_lite(prng: &mut Prng) -> Self {
-        let mut kinds = Kind::ALL.to_vec();
-        prng.shuffle(&mut kinds);
-        kinds.truncate(1 + prng.below(2));
-        let kinds = kinds.into_iter().map(|kind| (kind, Duration::from_secs(10))).collect();
-        Self { kinds, down_max: Duration::from_secs(2), ..Self::QUIET }
-    }
-
-    fn draw_swarm(prng: &mut Prng) -> Self {
-        let one_in = 1 + prng.below(6) as u64;
-        let mut kinds = Vec::new();
-        for kind in Kind::ALL {
-            if prng.one_in(one_in) {
-                let ms = 200_u64 << prng.below(8);
-                kinds.push((kind, Duration::from_millis(ms)));
-            }
-        }
-        let min_us = 10 + prng.below(500) as u64;
-        let pace = match prng.one_in(2) {
-            true => Pace::FINE,
-            false => Pace {
-                min_us,
-                max_us: min_us + prng.below(20_000) as u64,
-                stall_one_in: if prng.one_in(2) { 0 } else { 5 + prng.below(200) as u64 },
-                fail_one_in: 0,
-            },
-        };
-        Self {
-            kinds,
-            down_max: Duration::from_millis(10_u64 << prng.below(11)),
-            weather: Weather::draw(prng),
-            pace,
-            drift_ppm: if prng.one_in(2) { 0 } else { prng.below(100_000) as i64 },
-        }
-    }
-}
-
 /// What ends by itself after a while.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cure {
     Join(HostId, HostId),
     Disk(HostId),
+    Connects(HostId),
 }
 
 /// What happens at a [`Kind::Moment`].
@@ -219,13 +71,15 @@ struct Moment {
 
 /// Makes things go wrong.
 pub struct Faults {
+    /// Of the kind that is happening: what one kind draws does not depend on the others.
     prng: Prng,
+    prngs: BTreeMap<Kind, Prng>,
     plan: Plan,
     next: Vec<(Duration, Kind)>,
     cures: Vec<(Duration, Cure)>,
     moment: Option<Moment>,
     /// What went wrong, by kind.
-    pub counts: std::collections::BTreeMap<Kind, u64>,
+    pub counts: BTreeMap<Kind, u64>,
 }
 
 impl Faults {
@@ -233,12 +87,20 @@ impl Faults {
     pub fn new(seed: u64, plan: Plan, cluster: &mut Cluster) -> Self {
         let mut faults = Self {
             prng: Prng::new(seed ^ 0xfa17),
+            prngs: BTreeMap::new(),
             plan,
             next: Vec::new(),
             cures: Vec::new(),
             moment: None,
-            counts: std::collections::BTreeMap::new(),
+            counts: BTreeMap::new(),
         };
+        for kind in faults.plan.all_kinds().iter() {
+            let seed = faults.prng.next_u64() ^ seed.rotate_left(1 + kind as u32);
+            faults.prngs.insert(kind, Prng::new(seed));
+            if kind.is_condition() {
+                faults.counts.insert(kind, 1);
+            }
+        }
         cluster.world.weather = faults.plan.weather;
         for host in (0..cluster.world.hosts_len()).map(HostId) {
             let drift = faults.prng.below(2 * faults.plan.drift_ppm as usize + 1) as i64;
@@ -252,9 +114,17 @@ impl Faults {
     pub fn begin(&mut self, cluster: &Cluster) {
         self.next.clear();
         for (kind, mean) in self.plan.kinds.clone() {
+            self.swap(kind);
             let at = cluster.world.now() + self.delay(mean);
+            self.swap(kind);
             self.next.push((at, kind));
         }
+    }
+
+    /// Draws for a kind from here on, or not any more.
+    fn swap(&mut self, kind: Kind) {
+        let prng = self.prngs.get_mut(&kind).expect("each kind of the plan has one");
+        std::mem::swap(&mut self.prng, prng);
     }
 
     fn delay(&mut self, mean: Duration) -> Duration {
@@ -263,6 +133,26 @@ impl Faults {
 
     fn down(&mut self) -> Duration {
         Duration::from_micros(self.prng.below(self.plan.down_max.as_micros() as usize + 1) as u64)
+    }
+
+    /// What holds for the whole run, and what is done at its end.
+    pub fn conditions(&self) -> Kinds {
+        self.plan.conditions
+    }
+
+    /// What happened, by name.
+    pub fn figures(&self, cluster: &Cluster) -> BTreeMap<&'static str, u64> {
+        let mut figures: BTreeMap<_, _> =
+            self.counts.iter().map(|(kind, count)| (kind.name(), *count)).collect();
+        let World { connects_hung, connects_refused, .. } = cluster.world;
+        for (what, count) in
+            [("(connects hung)", connects_hung), ("(connects refused)", connects_refused)]
+        {
+            if count != 0 {
+                figures.insert(what, count);
+            }
+        }
+        figures
     }
 
     /// When something goes wrong next, if ever.
@@ -285,8 +175,12 @@ impl Faults {
             }
             let mean = self.plan.kinds.iter().find(|(other, _)| *other == kind);
             let mean = mean.map_or(Duration::from_secs(10), |(_, mean)| *mean);
+            self.swap(kind);
             self.next[index].0 = now + self.delay(mean);
-            self.happen(cluster, kind);
+            if self.happen(cluster, kind) {
+                *self.counts.entry(kind).or_default() += 1;
+            }
+            self.swap(kind);
         }
     }
 
@@ -298,6 +192,10 @@ impl Faults {
                 cluster.world.cuts.join(from, to);
             }
             Cure::Disk(host) => cluster.set_pace(host, self.plan.pace),
+            Cure::Connects(host) => {
+                cluster.world.refusing.remove(&host);
+                cluster.world.hanging.remove(&host);
+            }
         }
     }
 
@@ -311,6 +209,7 @@ impl Faults {
         }
         cluster.world.cuts.heal();
         cluster.world.weather.hang_one_in = 0;
+        cluster.dismiss_operator();
         for host in (0..cluster.world.hosts_len()).map(HostId) {
             cluster.world.unpause(host);
         }
@@ -326,78 +225,122 @@ impl Faults {
         self.host(cluster, &[Role::Master, Role::Storage, Role::Storage, Role::Client, Role::Admin])
     }
 
-    fn restart(&mut self, cluster: &mut Cluster, host: HostId, end: End) {
+    fn restart(&mut self, cluster: &mut Cluster, host: HostId, end: End) -> bool {
         let delay = self.down();
+        let was_running = cluster.world.is_running(host);
         cluster.restart(host, end, delay);
+        was_running
     }
 
-    fn happen(&mut self, cluster: &mut Cluster, kind: Kind) {
-        *self.counts.entry(kind).or_default() += 1;
+    /// Makes something go wrong. Returns whether anything was done.
+    fn happen(&mut self, cluster: &mut Cluster, kind: Kind) -> bool {
         match kind {
             Kind::KillMaster => self.kill(cluster, Role::Master),
             Kind::KillStorage => self.kill(cluster, Role::Storage),
             Kind::KillClient => self.kill(cluster, Role::Client),
             Kind::KillAdmin => self.kill(cluster, Role::Admin),
+            Kind::KillPrimary => {
+                let Some(host) = cluster.serving_master() else { return false };
+                self.restart(cluster, host, End::Kill);
+                true
+            }
             Kind::Terminate => {
                 let host = self.any_host(cluster);
-                self.restart(cluster, host, End::Terminate);
+                self.restart(cluster, host, End::Terminate)
             }
             Kind::Power => {
                 let host = self.any_host(cluster);
-                self.power_off(cluster, host);
+                self.power_off(cluster, host)
             }
             Kind::Blackout => {
-                for host in cluster.hosts(Role::Storage) {
-                    self.power_off(cluster, host);
-                }
-            }
-            Kind::Reset => {
-                let host = self.any_host(cluster);
-                cluster.world.reset_one(host);
-            }
-            Kind::ResetPair => {
-                let (one, other) = (self.any_host(cluster), self.any_host(cluster));
-                cluster.world.reset_between(one, other);
+                let hosts = cluster.hosts(Role::Storage).into_iter();
+                hosts.filter(|host| self.power_off(cluster, *host)).count() != 0
             }
             Kind::Pause => {
                 let host = self.any_host(cluster);
                 let delay = self.delay(Duration::from_secs(3));
                 cluster.world.pause(host, delay);
+                true
             }
-            Kind::Cut => self.cut(cluster),
-            Kind::Isolate => self.isolate(cluster),
             Kind::Clock => {
                 let host = self.any_host(cluster);
                 // From a few microseconds to an hour, in both directions.
                 let by_us = 1_i64 << self.prng.below(32);
                 let by_us = if self.prng.one_in(2) { by_us } else { -by_us };
                 cluster.world.shift_clock(host, by_us);
+                true
             }
-            Kind::Disk => self.disk(cluster),
+            Kind::Reset
+            | Kind::ResetOneSide
+            | Kind::ResetPair
+            | Kind::Cut
+            | Kind::CutOneWay
+            | Kind::Isolate
+            | Kind::IsolatePrimary
+            | Kind::RefuseConnects
+            | Kind::HangConnects => self.network(cluster, kind),
+            Kind::SlowCommit | Kind::FailingCommit | Kind::DiskFull | Kind::LostLane => {
+                self.database(cluster, kind)
+            }
             Kind::Moment => {
                 let name = *self.prng.choose(&MOMENTS).expect("there are some");
                 self.moment = Some(Moment { name, at_sender: self.prng.one_in(2) });
+                true
             }
+            Kind::AddStorage
+            | Kind::DropStorage
+            | Kind::SetReplicas
+            | Kind::Tweak
+            | Kind::KillNode
+            | Kind::Look
+            | Kind::StopCluster => self.order(cluster, kind),
+            Kind::Drift
+            | Kind::Weather
+            | Kind::SlowDisks
+            | Kind::TweakAtEnd
+            | Kind::Truncate
+            | Kind::RestartAtEnd => false,
         }
     }
 
-    fn kill(&mut self, cluster: &mut Cluster, role: Role) {
-        let host = self.host(cluster, &[role]);
-        self.restart(cluster, host, End::Kill);
+    fn network(&mut self, cluster: &mut Cluster, kind: Kind) -> bool {
+        let host = match kind {
+            Kind::IsolatePrimary => match cluster.serving_master() {
+                Some(host) => host,
+                None => return false,
+            },
+            _ => self.any_host(cluster),
+        };
+        match kind {
+            Kind::Reset => cluster.world.reset_one(host),
+            Kind::ResetOneSide => cluster.world.reset_one_side(host),
+            Kind::ResetPair => {
+                let other = self.any_host(cluster);
+                cluster.world.reset_between(host, other);
+            }
+            Kind::Isolate | Kind::IsolatePrimary => self.isolate(cluster, host),
+            Kind::RefuseConnects | Kind::HangConnects => self.shut(cluster, host, kind),
+            _ => return self.cut(cluster, host, kind == Kind::Cut),
+        }
+        true
     }
 
-    fn power_off(&mut self, cluster: &mut Cluster, host: HostId) {
+    fn kill(&mut self, cluster: &mut Cluster, role: Role) -> bool {
+        let host = self.host(cluster, &[role]);
+        self.restart(cluster, host, End::Kill)
+    }
+
+    fn power_off(&mut self, cluster: &mut Cluster, host: HostId) -> bool {
         // Peers notice when their keepalive probes fail, or when the machine is back.
         let silence = self.delay(Duration::from_secs(5));
-        self.restart(cluster, host, End::Power(silence));
+        self.restart(cluster, host, End::Power(silence))
     }
 
-    fn cut(&mut self, cluster: &mut Cluster) {
-        let (from, to) = (self.any_host(cluster), self.any_host(cluster));
+    fn cut(&mut self, cluster: &mut Cluster, from: HostId, both: bool) -> bool {
+        let to = self.any_host(cluster);
         if from == to {
-            return;
+            return false;
         }
-        let both = self.prng.one_in(2);
         let end = cluster.world.now() + self.delay(Duration::from_secs(4));
         let (one, other) = (cluster.world.label(from), cluster.world.label(to));
         cluster.world.tell_story(&format!("{other} does not hear {one} (both ways: {both})"));
@@ -407,10 +350,10 @@ impl Faults {
             cluster.world.cuts.cut(to, from);
             self.cures.push((end, Cure::Join(to, from)));
         }
+        true
     }
 
-    fn isolate(&mut self, cluster: &mut Cluster) {
-        let host = self.any_host(cluster);
+    fn isolate(&mut self, cluster: &mut Cluster, host: HostId) {
         let label = cluster.world.label(host);
         cluster.world.tell_story(&format!("{label} is cut from all others"));
         let end = cluster.world.now() + self.delay(Duration::from_secs(4));
@@ -422,19 +365,42 @@ impl Faults {
         }
     }
 
-    fn disk(&mut self, cluster: &mut Cluster) {
+    /// Connection attempts to a host are refused, or hang.
+    fn shut(&mut self, cluster: &mut Cluster, host: HostId, kind: Kind) {
+        let label = cluster.world.label(host);
+        cluster.world.tell_story(&format!("{label}: {}", kind.name()));
+        match kind {
+            Kind::RefuseConnects => cluster.world.refusing.insert(host),
+            _ => cluster.world.hanging.insert(host),
+        };
+        let end = cluster.world.now() + self.delay(Duration::from_secs(4));
+        self.cures.push((end, Cure::Connects(host)));
+    }
+
+    fn database(&mut self, cluster: &mut Cluster, kind: Kind) -> bool {
         let host = self.host(cluster, &[Role::Storage]);
+        let now = cluster.world.now();
+        let end = now + self.delay(Duration::from_secs(3));
+        let label = cluster.world.label(host);
+        cluster.world.tell_story(&format!("{label}: {}", kind.name()));
         let mut pace = self.plan.pace;
-        if self.prng.one_in(3) {
-            cluster.disks_may_fail = true;
-            pace.fail_one_in = 1 + self.prng.below(20) as u64;
-        } else {
-            pace.min_us *= 10;
-            pace.max_us *= 100;
+        match kind {
+            Kind::SlowCommit => {
+                pace.min_us *= 10;
+                pace.max_us *= 100;
+            }
+            Kind::FailingCommit => pace.fail_one_in = 1 + self.prng.below(20) as u64,
+            Kind::DiskFull => pace.is_full = true,
+            _ => {
+                let running = cluster.lose_lane(host, end);
+                cluster.disks_may_fail |= running;
+                return running;
+            }
         }
+        cluster.disks_may_fail |= kind != Kind::SlowCommit;
         cluster.set_pace(host, pace);
-        let end = cluster.world.now() + self.delay(Duration::from_secs(3));
         self.cures.push((end, Cure::Disk(host)));
+        true
     }
 
     /// A packet was sent.
@@ -443,6 +409,18 @@ impl Faults {
             return;
         };
         self.moment = None;
+        self.swap(Kind::Moment);
+        self.moment_happens(cluster, (from, to), at_sender, packet);
+        self.swap(Kind::Moment);
+    }
+
+    fn moment_happens(
+        &mut self,
+        cluster: &mut Cluster,
+        (from, to): (HostId, HostId),
+        at_sender: bool,
+        packet: &Packet,
+    ) {
         let host = if at_sender { from } else { to };
         if cluster.role(host) == Role::Operator {
             return;
@@ -450,12 +428,12 @@ impl Faults {
         cluster.world.tell_story(&format!("moment: {}", packet.name()));
         match self.prng.below(5) {
             0 => cluster.world.reset_between(from, to),
-            1 => self.power_off(cluster, host),
+            1 => drop(self.power_off(cluster, host)),
             2 => {
                 let delay = self.delay(Duration::from_secs(2));
                 cluster.world.pause(host, delay);
             }
-            _ => self.restart(cluster, host, End::Kill),
+            _ => drop(self.restart(cluster, host, End::Kill)),
         }
     }
 

@@ -7,6 +7,8 @@
 //!                                       | answered                      |  and of all that was seen
 //! ```
 
+mod truncate;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,8 +17,8 @@ use neo_common::protocol::ClusterState;
 use neo_ctl::Command;
 use neo_storage::database::memory;
 
-use crate::cluster::{Cluster, End, Insist, Options, Role};
-use crate::faults::{Faults, Level, Plan};
+use crate::cluster::{Cluster, End, Insist, Options, Order, Role, Step};
+use crate::faults::{Faults, Kind, Kinds, Level, Plan};
 use crate::model::Violation;
 use crate::workload;
 use crate::workload::scene::Counts;
@@ -26,8 +28,8 @@ use crate::world::START;
 /// connection attempt that hangs, twice, and than the silence of a host without power.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
-/// How long a new cluster may take to start, if nothing goes wrong.
-const START_MAX: Duration = Duration::from_secs(90);
+/// How long a new cluster may take to start. Connection attempts may hang several times.
+const START_MAX: Duration = Duration::from_secs(150);
 
 /// How long applications may take to end what they are doing.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -46,8 +48,12 @@ pub struct Settings {
     pub duration: Duration,
     /// Prints the story.
     pub trace: bool,
-    /// Copies of each partition beside the first one, at most.
-    pub replicas: u32,
+    /// Copies of each partition beside the first one, at most; `None`: drawn.
+    pub replicas: Option<u32>,
+    /// Clients, at most; `None`: drawn.
+    pub clients: Option<usize>,
+    /// Kinds of faults that there may be.
+    pub kinds: Kinds,
 }
 
 /// What came out.
@@ -74,17 +80,20 @@ pub struct Report {
 /// How the cluster of a seed is made, and what goes wrong in it.
 pub fn draw(settings: &Settings) -> (Options, Plan) {
     let mut prng = Prng::new(settings.seed);
-    let plan = Plan::draw(&mut prng, settings.level);
+    let plan = Plan::draw(&mut prng, settings.level, settings.kinds);
     let storages = 1 + prng.below(4);
+    let spares = prng.below(3);
+    let replicas = prng.below(3) as u32;
     let options = Options {
         masters: match settings.level {
             Level::Swarm => 1 + prng.below(6).saturating_sub(3),
             Level::Off | Level::Lite => 1,
         },
         storages,
+        spares,
         // Those without cell would be of no use.
         partitions: (storages + prng.below(12)) as u32,
-        replicas: settings.replicas.min(storages as u32 - 1),
+        replicas: settings.replicas.unwrap_or(replicas).min(storages as u32 - 1),
         clients: 1 + prng.below(3),
         autostart: prng.one_in(2).then_some(storages as u32),
         pace: plan.pace,
@@ -105,6 +114,7 @@ pub fn draw(settings: &Settings) -> (Options, Plan) {
     if options.workload.is_crowded {
         options.clients += prng.below(3);
     }
+    options.clients = options.clients.min(settings.clients.unwrap_or(usize::MAX)).max(1);
     (options, plan)
 }
 
@@ -128,12 +138,21 @@ pub fn run(settings: &Settings) -> Report {
         events: cluster.world.events_count(),
         packets: cluster.world.packets_count(),
         commits: cluster.commits_count(),
-        faults: faults.counts.iter().map(|(kind, count)| (kind.name(), *count)).collect(),
+        faults: faults.figures(&cluster),
         ..Report::default()
     };
     let mut scene = cluster.scene.get();
     report.violations = std::mem::take(&mut scene.violations);
     report.counts = std::mem::take(&mut scene.counts);
+    report
+}
+
+/// Runs a seed twice. That both runs are not the same is a violation.
+pub fn run_twice(settings: &Settings) -> Report {
+    let mut report = run(settings);
+    if run(settings).fingerprint != report.fingerprint {
+        report.violations.push(Violation("two runs of this seed differ".into()));
+    }
     report
 }
 
@@ -169,8 +188,15 @@ fn phases(
     }
     end_work(cluster)?;
     rest(cluster)?;
+    let conditions = faults.conditions();
+    if conditions.has(Kind::TweakAtEnd) {
+        tweak(cluster)?;
+    }
+    if conditions.has(Kind::Truncate) {
+        truncate::truncate(cluster, prng)?;
+    }
     // What is on disk is enough.
-    if prng.one_in(3) {
+    if conditions.has(Kind::RestartAtEnd) {
         restart(cluster, prng)?;
         recover(cluster)?;
         rest(cluster)?;
@@ -179,11 +205,27 @@ fn phases(
     Ok(())
 }
 
+/// Moves cells as the operator does who wants everything to be in order again.
+fn tweak(cluster: &mut Cluster) -> Result<(), Violation> {
+    let order = Order::Tweak { dry_run: false, hosts: Vec::new() };
+    cluster.instruct([Step::Order(order, Insist::Yes)]);
+    let until = cluster.world.now() + END_MAX;
+    if cluster.run_while(until, |cluster| cluster.is_operating()) {
+        return Err(Violation(format!("cells cannot be moved: {:?}", cluster.last_command())));
+    }
+    rest(cluster)?;
+    if !cluster.is_right() {
+        return Ok(());
+    }
+    cluster.check_balance()
+}
+
 fn start(cluster: &mut Cluster, prng: &mut Prng) {
     let mut hosts: Vec<_> = [Role::Master, Role::Storage, Role::Admin, Role::Client]
         .into_iter()
         .flat_map(|role| cluster.hosts(role))
         .collect();
+    hosts.retain(|host| !cluster.spares().contains(host));
     prng.shuffle(&mut hosts);
     for host in hosts {
         cluster.start(host);
