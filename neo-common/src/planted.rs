@@ -77,8 +77,6 @@ bugs! {
     /// Unfinished data is not dropped before a storage serves: rows that nobody owns stay, and a
     /// transaction that was dropped may come back.
     UnfinishedNotDropped: Nothing,
-    /// A storage serves before what verification committed is visible to readers.
-    ServesBeforeVisible: Nothing,
     /// What was voted is not removed from the database by an abort: temporary rows stay.
     AbortKeepsRows: Nothing,
 
@@ -245,8 +243,6 @@ bugs! {
     InvalidatedAfterLastTid: Nothing,
     /// The cache is kept when a connection to the master was lost, whatever happened meanwhile.
     ReconnectKeepsCache: Nothing,
-    /// A revision that is newer than the last invalidation goes to the cache: it is not invalidated.
-    EarlyLoadCached: Nothing,
     /// What a transaction wrote goes to the cache although the connection was lost while it was committed:
     /// later changes were missed.
     OutcomeFillsCache: Nothing,

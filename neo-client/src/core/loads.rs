@@ -187,7 +187,7 @@ impl ClientCore {
         let next = next.or(invalidated.filter(|_| !load.discard));
         // What is newer than the last invalidation will be invalidated later: it is too early.
         let known = self.received_tid.is_some_and(|last| serial <= last);
-        if !load.discard && (known || planted!(EarlyLoadCached)) {
+        if !load.discard && known {
             let data = data.clone(); // a reference, not a copy
             self.cache.store(oid, data, serial, next);
         }

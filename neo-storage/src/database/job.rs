@@ -450,7 +450,6 @@ impl Write {
             Self::Vote(_) if planted!(VoteAnsweredBeforeCommit) => Durability::Executed,
             Self::Lock { .. } if planted!(LockAnsweredBeforeCommit) => Durability::Executed,
             Self::Unlock { .. } if planted!(LockReleasedBeforeVisible) => Durability::Executed,
-            Self::DropUnfinished if planted!(ServesBeforeVisible) => Durability::Executed,
             Self::EndChunk { .. } if planted!(ReplicatedBeforeCommit) => Durability::Executed,
             Self::ChangePartitionTable(_) | Self::Flush if planted!(TableNotFlushed) => {
                 Durability::Executed
