@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks that are slow for a while: `slow_disk.c` in the process that has the database."""
+"""Disks that are slow or full for a while: `slow_disk.c` in the process that has the database."""
 
 import contextlib
 import struct
@@ -17,16 +17,16 @@ class Disk:
         self.set(0)
         self.env = {'LD_PRELOAD': str(library), 'NEO_CHAOS_DISK': str(self.path)}
 
-    def set(self, delay):
-        """Each fsync and fdatasync takes so many seconds longer."""
-        data = struct.pack('I', int(delay * 1e6))
+    def set(self, delay, full=False):
+        """Each fsync and fdatasync takes so many seconds longer; `full`: each pwrite fails."""
+        data = struct.pack('II', int(delay * 1e6), full)
         # In place: it is mapped.
         with open(self.path, 'r+b' if self.path.exists() else 'wb') as f:
             f.write(data)
 
     @contextlib.contextmanager
-    def slow(self, delay):
-        self.set(delay)
+    def bad(self, delay=0, full=False):
+        self.set(delay, full)
         try:
             yield
         finally:

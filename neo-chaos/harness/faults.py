@@ -10,6 +10,7 @@ PAUSE = 5                   # seconds that a process is stopped
 CUTS = [3, 5, 5, 10, 10, 20, 40]
 SLOW = [.05, .2, 1, 2]      # seconds that each fsync takes longer
 SLOW_FOR = [5, 10, 15]
+FULL_FOR = [1, 3, 8]
 
 
 class Faults:
@@ -18,13 +19,17 @@ class Faults:
     def __init__(self, run):
         self.run = run
         self.random = run.random
-        kinds = {'kill': 4, 'kill two': 2, 'pause': 4, 'kill client': 1, 'pause client': 1}
+        kinds = {'kill': 4, 'kill two': 2, 'kill all': 1, 'stop and start': 1, 'pause': 4,
+                 'kill client': 1, 'pause client': 1}
         if run.can_reset:
             kinds.update({'reset': 3, 'reset client': 1})
         if run.network:
             kinds.update({'cut': 4, 'cut pair': 4, 'cut one way': 3})
         if run.library:
             kinds['slow disk'] = 4
+        if run.library and not run.servers:
+            # (MariaDB expects that it can always write to what it has allocated.)
+            kinds['full disk'] = 2
         if run.servers:
             kinds.update({'kill server': 3, 'pause server': 2})
         self.kinds = kinds
@@ -67,6 +72,34 @@ class Faults:
                 self.run.sleep(delay)
                 node.start()
         return f'{nodes[0].name} and {nodes[1].name}', act
+
+    def kill_all(self):
+        nodes = self.run.victims()
+        self.random.shuffle(nodes)
+
+        def act():
+            for node in nodes:
+                node.signal(signal.SIGKILL)
+            for node in nodes:
+                node.wait()
+            self._start(nodes)
+        return 'all nodes', act
+
+    def _start(self, nodes):
+        for node in nodes:
+            self.run.sleep(self.random.random() / 4)
+            node.start()
+
+    def stop_and_start(self):
+        """By the operator."""
+        nodes = self.run.victims()
+        self.random.shuffle(nodes)
+
+        def act():
+            if self.run.operator.ctl('set', 'cluster', 'stopping'):
+                self.run.wait_stopped(nodes)
+                self._start(nodes)
+        return 'the cluster', act
 
     def pause(self):
         node = self._node()
@@ -151,9 +184,19 @@ class Faults:
         delay, duration = self.random.choice(SLOW), self.random.choice(SLOW_FOR)
 
         def act():
-            with self.run.disk(node).slow(delay):
+            with self.run.disk(node).bad(delay):
                 self.run.sleep(duration)
         return f'{node.name}, {delay:g} s per fsync for {duration} s', act
+
+    def full_disk(self):
+        """The storage ends, and is started again once there is room."""
+        node, duration = self._storage(), self.random.choice(FULL_FOR)
+
+        def act():
+            with self.run.disk(node).bad(full=True):
+                self.run.sleep(duration)
+            self.run.excuse(node)
+        return f'{node.name} for {duration} s', act
 
     def kill_server(self):
         """The database server of a storage, which may end because of it."""

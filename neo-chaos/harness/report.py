@@ -91,7 +91,7 @@ def _verdict(run, verdict):
     yield ''
     yield f'{run.resets} connections were reset.'
     if run.restarts:
-        yield f'{run.restarts} storages ended because of their database server, and were started again.'
+        yield f'{run.restarts} storages ended because of their database server or disk, and were started again.'
     yield ''
     yield '## Operator'
     yield ''

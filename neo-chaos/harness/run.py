@@ -349,11 +349,16 @@ class Run:
         # Transactions are unlocked, and what they do not need any more deleted, a bit later.
         self.sleep(3)
         self.write_storages()
+        nodes = self.victims()
         self.cluster.ctl('set', 'cluster', 'stopping')
-        for node in self.victims():
-            status = node.wait()
+        self.wait_stopped(nodes)
+
+    def wait_stopped(self, nodes):
+        """All nodes end, because the cluster is stopped."""
+        for node in nodes:
+            status = node.wait(20)
             if status:
-                self.fail(f'{node.name} ends with status {status}')
+                raise Interrupted(f'{node.name} ends with status {status}')
 
     def write_storages(self):
         """Which database has which readable cells."""

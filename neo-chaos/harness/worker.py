@@ -18,7 +18,11 @@ from collections import deque
 from neo.client.Storage import Storage
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, POSKeyError, UndoError
+from ZODB import utils
 from ZODB.utils import p64, u64, z64
+
+# Data is no pickle here, and a ConflictError would look into it for a class.
+utils.get_pickle_metadata = lambda data: ('', '')
 
 # Operations, with how often they are done: as WEIGHTS of `neo-chaos/src/work/mod.rs`.
 WEIGHTS = {
@@ -160,6 +164,7 @@ class Attempt:
         self.description = f'{self.id:x} {operation}'
         self.metadata = TransactionMetaData(self.user, self.description)
         self.writes, self.checks = {}, {}
+        self.undone = None
         self.steps = []
         self.storage._current.attempt = self
         self.step('begin', self.storage.tpc_begin, self.metadata)
@@ -188,9 +193,11 @@ class Attempt:
             self.checks[oid] = serial
         self.step('check', self.storage.checkCurrentSerialInTransaction, oid, serial, self.metadata)
 
-    def undo(self, tid, expected):
-        for oid, data in expected:
-            self.wrote(oid, tid, data, True)
+    def undo(self, tid, oids):
+        """They shall become what they were before: who looks at all histories knows what."""
+        self.undone = tid
+        for oid in oids:
+            self.wrote(oid, tid, None, True)
         return self.step('undo', self.storage.undo, tid, self.metadata)[1]
 
     def commit(self):
@@ -199,7 +206,7 @@ class Attempt:
         self.worker.told_failure = True
         self.client.history.write(
             k='txn', th=self.worker.number, id=self.id, op=self.operation, ttid=text(self.ttid),
-            user=self.user, desc=self.description, pack=None, steps=self.steps, b=self.begin,
+            user=self.user, desc=self.description, pack=None, undo=text(self.undone), steps=self.steps, b=self.begin,
             e=asked, checks=[(x.hex(), y.hex()) for x, y in self.checks.items()],
             writes=[(oid.hex(), base.hex(), None if data is None else data.decode(), told)
                     for oid, (base, data, told) in self.writes.items()])
@@ -385,18 +392,15 @@ class Worker(threading.Thread):
             return
         entry = next((x for x in self.storage.iterator(undone, undone) if x.tid == undone), None)
         oids = [record.oid for record in entry] if entry else []
-        expected = []
         for oid in oids:
-            before = self.load(oid, 'before', undone)
             # It may have been created, or be without data: which one is not told.
-            if not before or not self.is_current(oid, undone):
+            if not self.load(oid, 'before', undone) or not self.is_current(oid, undone):
                 return
-            expected.append((oid, before[1]))
-        if not expected:
+        if not oids:
             return
 
         def act(attempt):
-            for oid in attempt.undo(undone, expected):
+            for oid in attempt.undo(undone, oids):
                 if not self.is_current(oid, undone):
                     raise UndoError('not the last change')
             if age(undone) > UNDO_AGE_MAX:

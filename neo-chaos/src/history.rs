@@ -8,7 +8,7 @@
 //! | `k` | What | Other fields |
 //! |---|---|---|
 //! | `client` | first line | `kind` (rust or python), `index` (no other process has it), `pid` |
-//! | `txn` | a commit is asked | `id`, `op`, `ttid`, `user`, `desc`, `writes` (oid, base, data or null, told), `checks` (oid, serial), `pack` (tid, oids or null), `steps` (name, begin, end) |
+//! | `txn` | a commit is asked | `id`, `op`, `ttid`, `user`, `desc`, `writes` (oid, base, data or null, told), `checks` (oid, serial), `pack` (tid, oids or null), `undo` (tid of what is undone: the data of writes is that of the revisions before), `steps` (name, begin, end) |
 //! | `end` | its answer | `id`, `tid`; or `error` and `certain`: whether it is surely not committed |
 //! | `fail` | a transaction was aborted before; or another call failed | `op`, `step`, `error`; `ttid` and `steps` of a transaction |
 //! | `load` | a revision was read | `how` (before, at, current, cached), `oid`, `arg`, `last` and `after` (last tids that the client told before and after), `got` (data, nothing, missing, keyerror), `serial`, `next` (`?` if not told), `sha` (SHA-1 of the data) |

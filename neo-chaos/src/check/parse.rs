@@ -25,6 +25,8 @@ pub struct Txn {
     pub writes: Vec<(Oid, Tid, Option<Bytes>, bool)>,
     pub checks: Vec<(Oid, Tid)>,
     pub pack: Option<(Tid, Option<Vec<Oid>>)>,
+    /// Transaction that it undoes: its writes tell no data then.
+    pub undo: Option<Tid>,
     pub begin: u64,
     /// When the commit was asked; `None` if it was not.
     pub asked: Option<u64>,
@@ -214,6 +216,7 @@ fn empty(ttid: Ttid, begin: u64) -> Txn {
         writes: Vec::new(),
         checks: Vec::new(),
         pack: None,
+        undo: None,
         begin,
         asked: None,
         end: None,
@@ -231,6 +234,7 @@ fn txn(line: &Json) -> Option<Txn> {
         Some((oid(&item[0])?, tid(&item[1])?, data, item[3].as_bool()?))
     })?;
     txn.checks = list(&line["checks"], |item| Some((oid(&item[0])?, tid(&item[1])?)))?;
+    txn.undo = tid(&line["undo"]);
     if !line["pack"].is_null() {
         let pack = &line["pack"];
         let oids = if pack["oids"].is_null() { None } else { Some(list(&pack["oids"], oid)?) };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use neo_common::types::Tid;
+use neo_common::types::{Tid, Ttid};
 use neo_sim::checkers::reads::{self, Asked, History, OidWalk, Read, Walk};
 use neo_sim::checkers::rest::Contents;
 use neo_sim::checkers::told::Told as ToldChecker;
@@ -43,13 +43,48 @@ impl<'a> Replay<'a> {
             packs: Vec::new(),
             data: BTreeMap::new(),
         };
-        for (process, txn) in txns {
+        for (process, txn) in &txns {
             replay.add(process.index, txn);
         }
-        for (tid, ttid) in contents.iter().flat_map(Contents::transactions) {
+        let mut by_tid = BTreeMap::new();
+        let known = contents.iter().flat_map(Contents::transactions);
+        let told = txns.iter().filter_map(|(_, txn)| {
+            let tid = *txn.end.as_ref()?.outcome.as_ref().ok()?;
+            Some((tid, txn.ttid))
+        });
+        for (tid, ttid) in known.chain(told) {
             replay.model.assign(ttid, tid);
+            by_tid.insert(tid, ttid);
         }
+        replay.undo(&by_tid);
         replay
+    }
+
+    /// What is undone becomes what it was before: the revision on which the undone one is based.
+    fn undo(&mut self, by_tid: &BTreeMap<Tid, Ttid>) {
+        let asked: BTreeMap<Ttid, AttemptId> = self
+            .attempts
+            .iter()
+            .filter(|(txn, _)| txn.asked.is_some())
+            .map(|(txn, id)| (txn.ttid, *id))
+            .collect();
+        let find = |tid: Tid| by_tid.get(&tid).and_then(|ttid| asked.get(ttid)).copied();
+        // What is undone was committed before, so it is known already, even if it is an undo.
+        for (txn, id) in &self.attempts {
+            let Some(undone) = txn.undo.and_then(find) else { continue };
+            for (oid, ..) in &txn.writes {
+                let before = self.model.attempt(undone).writes.get(oid).map(|write| write.base);
+                let before = before.and_then(find).map(|id| self.model.attempt(id));
+                let content = before.and_then(|attempt| attempt.writes.get(oid));
+                let content = match content.map(|write| &write.content) {
+                    Some(Content::Data(data)) => Content::Data(data.clone()),
+                    Some(Content::Nothing { .. }) => Content::Nothing { told: true },
+                    None => Content::Nothing { told: false },
+                };
+                let attempt = self.model.attempt_mut(*id);
+                attempt.writes.get_mut(oid).expect("it was added").content = content;
+            }
+        }
     }
 
     fn add(&mut self, client: usize, txn: &'a Txn) {
@@ -78,9 +113,6 @@ impl<'a> Replay<'a> {
             self.model.finishing(id);
             if txn.pack.is_some() {
                 self.packs.push(asked);
-            }
-            if let Some(Ok(tid)) = txn.end.as_ref().map(|end| &end.outcome) {
-                self.model.assign(txn.ttid, *tid);
             }
         }
     }

@@ -11,7 +11,7 @@ use neo_sim::workload::value::Value;
 use serde_json::{Value as Json, json};
 
 use super::session::{Shared, Worker, error_text};
-use crate::history::now;
+use crate::history::{now, tid_json};
 
 /// What the transaction will do to an object.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ struct Draft {
     writes: BTreeMap<Oid, Write>,
     checks: BTreeMap<Oid, Tid>,
     pack: Option<(Tid, Option<Vec<Oid>>)>,
+    undo: Option<Tid>,
 }
 
 impl Draft {
@@ -120,10 +121,13 @@ impl Attempt {
         self.step("check", |inner| inner.check_current_serial(oid, serial))
     }
 
-    /// Undoes a transaction, and returns its objects. What it does to each object must be told.
-    pub fn undo(&mut self, tid: Tid, expected: &[(Oid, Option<Bytes>)]) -> Result<Vec<Oid>> {
-        for (oid, data) in expected {
-            self.lock().write(*oid, tid, data.clone(), true);
+    /// Undoes a transaction, and returns its objects. They shall become what they were before: nobody
+    /// knows it for sure, but who looks at all histories.
+    pub fn undo(&mut self, tid: Tid, oids: &[Oid]) -> Result<Vec<Oid>> {
+        {
+            let mut draft = self.lock();
+            draft.undo = Some(tid);
+            oids.iter().for_each(|oid| draft.write(*oid, tid, None, true));
         }
         self.step("undo", |inner| inner.undo(tid))
     }
@@ -145,11 +149,13 @@ impl Attempt {
         };
         self.step("vote", |inner| inner.vote(&metadata))?;
         let (writes, checks, pack) = self.lock().to_json();
+        let undo = tid_json(self.lock().undo);
         let asked = now();
         self.shared.history.write(&json!({
             "k": "txn", "th": self.thread, "id": self.id, "op": self.operation,
             "ttid": self.inner.ttid().to_string(), "user": user, "desc": description,
-            "writes": writes, "checks": checks, "pack": pack, "steps": self.steps,
+            "writes": writes, "checks": checks, "pack": pack, "undo": undo,
+            "steps": self.steps,
             "b": self.begin, "e": asked,
         }));
         let shared = Arc::clone(&self.shared);

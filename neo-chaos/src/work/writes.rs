@@ -168,22 +168,17 @@ impl Worker {
         if info.oids.is_empty() {
             return Ok(());
         }
-        let mut expected = Vec::new();
         for oid in &info.oids {
-            let data = match self.load(*oid, Which::Before(undone))? {
-                Found::Revision(_, data) => Some(data),
-                Found::Nothing(_) => None,
-                // It was created: see `PACK_AGE_MIN`.
-                Found::Missing => return Ok(()),
-            };
-            if !self.is_current(*oid, undone)? {
+            // If it was created: see `PACK_AGE_MIN`.
+            if self.load(*oid, Which::Before(undone))? == Found::Missing
+                || !self.is_current(*oid, undone)?
+            {
                 return Ok(());
             }
-            expected.push((*oid, data));
         }
         self.attempt("undo", false, |worker, attempt| {
             let undo = || Error::Undo { reason: "not the last change", oid: None };
-            let oids = attempt.undo(undone, &expected)?;
+            let oids = attempt.undo(undone, &info.oids)?;
             // What it is based on is not told. It can only be later than before, and not later than now.
             for oid in oids {
                 if !worker.is_current(oid, undone)? {
