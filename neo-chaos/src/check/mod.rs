@@ -19,6 +19,8 @@ mod databases;
 mod figures;
 mod parse;
 mod replay;
+#[cfg(test)]
+mod tests;
 
 use neo_sim::checkers::rest;
 use neo_sim::model::Checked;
