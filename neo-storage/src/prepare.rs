@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use neo_common::config::storage::Adapter;
-use neo_common::config::{Address, Exit, StorageOptions};
+use neo_common::config::environment::expand_user;
+use neo_common::config::storage::{Adapter, Wait};
+use neo_common::config::{Address, Exit, Secret, StorageOptions, System};
 use neo_common::master_list;
 use neo_common::net::Listener;
 
 use crate::app::{Config, Stored};
+use crate::database::importer::config::Config as ImporterConfig;
+use crate::database::importer::{self, Destination, Importer};
 use crate::database::mysql::{self, Engine, MySql};
 use crate::database::sqlite::{self, Sqlite};
 use crate::database::{Database, Error};
@@ -79,7 +82,12 @@ pub fn prepare(options: StorageOptions) -> Result<Prepared, Exit> {
     let bind = resolve(&daemon.bind)?;
     let listener = Listener::bind(bind)
         .map_err(|error| failure(format_args!("can not listen on {bind}: {error}")))?;
-    let config = config(&options, masters, listener.address(), devpath);
+    let mut config = config(&options, masters, listener.address(), devpath);
+    if source.is_importer() && !config.disable_pack {
+        // Upstream never processes orders with this adapter. They wait for the next start without it.
+        log::info!("packs are disabled as long as the adapter is Importer");
+        config.disable_pack = true;
+    }
     let master_list = options.daemon.dynamic_master_list;
     Ok(Prepared { config, stored, database, listener, master_list })
 }
@@ -88,19 +96,42 @@ pub fn prepare(options: StorageOptions) -> Result<Prepared, Exit> {
 enum Source {
     Sqlite(sqlite::Options),
     MySql(mysql::Options),
+    /// One of the above, with what is imported into it.
+    Importer(Box<Source>, ImporterConfig),
 }
 
 impl Source {
     fn new(options: &StorageOptions) -> Result<Self, Exit> {
-        let database = options.database.reveal().to_owned();
+        if options.adapter != Adapter::Importer {
+            let (engine, wait) = (options.engine.as_deref(), options.wait);
+            return Self::native(options, options.adapter, &options.database, engine, wait);
+        }
+        let path = expand_user(&System, options.database.reveal());
+        let (config, warnings) = ImporterConfig::load(&path).map_err(failure)?;
+        for warning in warnings {
+            log::warn!("{}: {warning}", path.display());
+        }
+        let engine = config.engine.as_deref();
+        let destination =
+            Self::native(options, config.adapter, &config.database, engine, config.wait)?;
+        Ok(Self::Importer(Box::new(destination), config))
+    }
+
+    fn native(
+        options: &StorageOptions,
+        adapter: Adapter,
+        database: &Secret,
+        engine: Option<&str>,
+        wait: Wait,
+    ) -> Result<Self, Exit> {
+        let database = database.reveal().to_owned();
         let cluster = options.daemon.cluster.clone();
         let (dedup, home) = (options.dedup, std::env::var("HOME").ok());
-        match options.adapter {
+        match adapter {
             Adapter::Sqlite => Ok(Self::Sqlite(sqlite::Options { database, cluster, dedup, home })),
             Adapter::MySql => {
-                let engine = options.engine.as_deref().map(Engine::parse).transpose();
+                let engine = engine.map(Engine::parse).transpose();
                 let engine = engine.map_err(failure)?.unwrap_or_default();
-                let wait = options.wait;
                 let default_socket = std::env::var("MYSQL_UNIX_PORT").ok();
                 Ok(Self::MySql(mysql::Options {
                     database,
@@ -112,19 +143,36 @@ impl Source {
                     default_socket,
                 }))
             }
-            Adapter::Importer => Err(failure("adapter Importer is not available yet")),
+            Adapter::Importer => Err(failure("an importer can not import into another one")),
         }
+    }
+
+    fn is_importer(&self) -> bool {
+        matches!(self, Self::Importer(..))
     }
 
     fn reset(&self) -> Result<(), Error> {
         match self {
             Self::Sqlite(options) => Sqlite::reset(options),
             Self::MySql(options) => MySql::reset(options),
+            Self::Importer(destination, _) => destination.reset(),
         }
     }
 
     /// Opens it. The path tells on which device it is.
     fn open(&self) -> Result<(Box<dyn Database>, PathBuf), Error> {
+        if let Self::Importer(destination, config) = self {
+            let (destination, path) = destination.open_native()?;
+            let source = || importer::source::Source::open(&config.source, config.compression);
+            let importer = Importer::open(destination, source)?;
+            return Ok((Box::new(importer), path));
+        }
+        let (mut database, path) = self.open_native()?;
+        importer::check_complete(database.as_mut())?;
+        Ok((database, path))
+    }
+
+    fn open_native(&self) -> Result<(Box<dyn Destination>, PathBuf), Error> {
         Ok(match self {
             Self::Sqlite(options) => {
                 let database = Sqlite::open(options)?;
@@ -136,6 +184,7 @@ impl Source {
                 let path = database.path();
                 (Box::new(database), path)
             }
+            Self::Importer(destination, _) => destination.open_native()?,
         })
     }
 }

@@ -110,6 +110,8 @@ type Section = BTreeMap<String, String>;
 pub struct Ini {
     defaults: Section,
     sections: BTreeMap<String, Section>,
+    /// Names of the sections, in the order of the file.
+    order: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -135,6 +137,16 @@ impl Ini {
     /// What is tolerated, though not everywhere.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Names of the sections but `[DEFAULT]`, in the order of the file.
+    pub fn section_names(&self) -> &[String] {
+        &self.order
+    }
+
+    /// Keys of a section itself, in alphabetical order.
+    pub fn keys(&self, section: &str) -> impl Iterator<Item = &str> {
+        self.sections.get(section).into_iter().flat_map(|own| own.keys().map(String::as_str))
     }
 
     /// A value of a section, or else of `[DEFAULT]`; `None` if neither has the key.
@@ -265,6 +277,8 @@ impl Parser {
         }
         if self.ini.sections.contains_key(name) {
             self.warn(number, format_args!("section '{name}' appears again, they are merged"));
+        } else {
+            self.ini.order.push(name.to_owned());
         }
         self.ini.sections.entry(name.to_owned()).or_default();
     }
@@ -371,6 +385,8 @@ mod tests {
         assert_eq!([get(text, "a"), get(text, "b"), get(text, "c")], ["1", "2", "4"]);
         let ini = Ini::parse(text.as_bytes()).unwrap();
         assert!(ini.warnings().is_empty());
+        assert_eq!(ini.section_names(), ["s", "t"]);
+        assert!(ini.keys("s").eq(["b"]) && ini.keys("x").next().is_none());
         assert_eq!(ini.get("x", "a"), Err(IniError::NoSection("x".into())));
         assert_eq!(ini.get("DEFAULT", "a"), Err(IniError::NoSection("DEFAULT".into())));
     }

@@ -136,7 +136,7 @@ impl StorageOptions {
             adapter: settings.choice("adapter", ADAPTERS)?.unwrap_or(Adapter::MySql),
             database: settings.secret("database")?.unwrap_or_default(),
             engine: settings.text("engine")?,
-            wait: wait(settings.float("wait")?.unwrap_or_default()),
+            wait: Wait::from_seconds(settings.float("wait")?.unwrap_or_default()),
             dedup: settings.flag("dedup")?,
             reset,
             disable_drop_partitions: settings.flag("disable-drop-partitions")?,
@@ -147,10 +147,20 @@ impl StorageOptions {
     }
 }
 
-fn wait(seconds: f64) -> Wait {
-    if seconds < 0.0 {
-        return Wait::Forever;
+impl Adapter {
+    /// From its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        ADAPTERS.iter().find(|(known, _)| *known == name).map(|(_, adapter)| *adapter)
     }
-    // More than a duration can be is for ever.
-    Duration::try_from_secs_f64(seconds).map_or(Wait::Forever, Wait::AtMost)
+}
+
+impl Wait {
+    /// From a number of seconds; a negative one is for ever.
+    pub fn from_seconds(seconds: f64) -> Self {
+        if seconds < 0.0 {
+            return Self::Forever;
+        }
+        // More than a duration can be is for ever.
+        Duration::try_from_secs_f64(seconds).map_or(Self::Forever, Self::AtMost)
+    }
 }

@@ -13,7 +13,7 @@ use neo_common::limits::DEFERRED_COMMIT_DELAY;
 
 use super::execute::{execute, execute_read};
 use super::job::{Done, Durability, Job, LaneKind};
-use super::{CommitLevel, Database, Error, Reader};
+use super::{CommitLevel, Database, Error, Reader, Work};
 
 /// Results, with what the caller calls jobs by.
 pub type Reports<I> = Vec<(I, Done)>;
@@ -72,6 +72,18 @@ impl<I> Writer<I> {
         } else {
             self.is_dirty.then_some(DEFERRED_COMMIT_DELAY)
         }
+    }
+
+    /// Whether the database has something to do on its own.
+    pub fn work(&mut self) -> Result<Work, Error> {
+        self.db.work()
+    }
+
+    /// Does a slice of it. It needs no durability: what is lost is done again.
+    pub fn do_work(&mut self) -> Result<(), Error> {
+        self.db.begin(CommitLevel::Visible)?;
+        self.is_dirty = true;
+        self.db.do_work()
     }
 
     /// Commits what is executed. What waited for it is appended to `reports`.
@@ -155,6 +167,15 @@ impl<I> Executor<I> {
             reports.push(report);
         }
         Ok(reports)
+    }
+
+    /// Does a slice of what the database has to do on its own, if it is ready. It is not committed.
+    pub fn work(&mut self) -> Result<Work, Error> {
+        let work = self.writer.work()?;
+        if work == Work::Now {
+            self.writer.do_work()?;
+        }
+        Ok(work)
     }
 
     /// The database, to look at it.

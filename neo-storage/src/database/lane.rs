@@ -32,7 +32,7 @@ use neo_common::logging::NodeName;
 use super::execute::execute_read;
 use super::executor::{Reports, Writer};
 use super::job::{Done, Job, LaneKind, Read};
-use super::{Database, Error, Maintenance, Reader};
+use super::{Database, Error, Maintenance, Reader, Work};
 
 /// Jobs that a channel holds. Beyond, the lanes are congested.
 pub const QUEUE_LEN: usize = 1024;
@@ -45,6 +45,17 @@ const READ_BATCH_LEN_MAX: usize = 64;
 
 /// Results that may wait for the reactor, in batches.
 const RESULTS_LEN: usize = 1024;
+
+/// Time between two slices of what a database does on its own, if there are always jobs: it goes on,
+/// and jobs go first most of the time.
+const WORK_PERIOD: Duration = Duration::from_millis(20);
+
+/// How long what a database does on its own is gathered in one transaction. Jobs that are durable
+/// wait for what it wrote.
+const WORK_COMMIT_DELAY: Duration = Duration::from_millis(100);
+
+/// How often a database is asked whether it is ready to do something on its own.
+const WORK_POLL_PERIOD: Duration = Duration::from_millis(1);
 
 /// Pause between two rounds of upkeep.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(100);
@@ -170,6 +181,7 @@ impl<I: Send + 'static> Lanes<I> {
             jobs: writes,
             upkeep_due: due_sender,
             deadline: None,
+            worked_at: None,
             reporter,
         };
         let writer = spawn("neo-write".into(), move || lane.run())?;
@@ -363,6 +375,8 @@ struct WriteLane<I> {
     upkeep_due: Sender<()>,
     /// When the next commit is due.
     deadline: Option<Instant>,
+    /// When the database did something on its own.
+    worked_at: Option<Instant>,
     reporter: Reporter<I>,
 }
 
@@ -377,9 +391,23 @@ impl<I> WriteLane<I> {
         }
     }
 
-    /// Executes a batch, or commits what is due. `false` at the end.
+    /// Executes a batch, or commits what is due, or lets the database do what it has to do on its
+    /// own. `false` at the end.
     fn step(&mut self) -> Result<bool, Error> {
-        let first = match self.deadline {
+        let work = self.writer.work()?;
+        let is_late = || self.worked_at.is_none_or(|at| at.elapsed() >= WORK_PERIOD);
+        if work == Work::Now && (self.jobs.is_empty() || is_late()) {
+            self.do_work()?;
+        }
+        let wait_until = match work {
+            Work::None => self.deadline,
+            Work::Later => {
+                let soon = Instant::now() + WORK_POLL_PERIOD;
+                Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)))
+            }
+            Work::Now => Some(Instant::now()),
+        };
+        let first = match wait_until {
             Some(deadline) => self.jobs.recv_deadline(deadline),
             None => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -391,16 +419,15 @@ impl<I> WriteLane<I> {
                 self.reporter.send(reports);
                 match self.writer.commit_delay() {
                     Some(Duration::ZERO) => self.commit()?,
-                    Some(delay) => {
-                        let deadline = Instant::now() + delay;
-                        self.deadline = Some(self.deadline.unwrap_or(deadline).min(deadline));
-                    }
+                    Some(delay) => self.commit_within(delay),
                     None => {}
                 }
                 Ok(true)
             }
             Err(RecvTimeoutError::Timeout) => {
-                self.commit()?;
+                if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    self.commit()?;
+                }
                 Ok(true)
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -408,6 +435,18 @@ impl<I> WriteLane<I> {
                 Ok(false)
             }
         }
+    }
+
+    fn do_work(&mut self) -> Result<(), Error> {
+        self.writer.do_work()?;
+        self.worked_at = Some(Instant::now());
+        self.commit_within(WORK_COMMIT_DELAY);
+        Ok(())
+    }
+
+    fn commit_within(&mut self, delay: Duration) {
+        let deadline = Instant::now() + delay;
+        self.deadline = Some(self.deadline.unwrap_or(deadline).min(deadline));
     }
 
     fn commit(&mut self) -> Result<(), Error> {

@@ -11,7 +11,8 @@
 //! - [`records`] are the plain data types of jobs.
 //! - [`executor`] has the group commit, and a driver without threads for the simulator and for tests;
 //!   [`lane`] has the threads: one write lane, several read lanes.
-//! - [`sqlite`] and [`memory`] are the backends; [`manager`] is the logic that they share.
+//! - `sqlite`, `mysql` and [`memory`] are the backends; [`manager`] is the logic that they share;
+//!   `importer` puts a FileStorage before one of them.
 //!
 //! The core owns all transaction logic: locks, conflicts, which transactions are voted or locked,
 //! which cells are readable. **The database never decides**; it does what it is told, in order, and
@@ -35,6 +36,8 @@
 
 pub mod execute;
 pub mod executor;
+#[cfg(feature = "net")]
+pub mod importer;
 pub mod job;
 #[cfg(feature = "net")]
 pub mod lane;
@@ -47,6 +50,7 @@ pub mod records;
 pub mod sqlite;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
@@ -254,6 +258,16 @@ pub trait Database: Send {
         Ok(None)
     }
 
+    /// Whether it has something to do on its own, beside the jobs. Called between them.
+    fn work(&mut self) -> Result<Work, Error> {
+        Ok(Work::None)
+    }
+
+    /// Does a slice of it, after [`Self::begin`].
+    fn do_work(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Records the own node id. Own cells of the stored table follow the change.
     fn set_nid(&mut self, nid: NodeId) -> Result<(), Error>;
 
@@ -375,6 +389,17 @@ pub trait Database: Send {
     fn erase(&mut self) -> Result<(), Error>;
 }
 
+/// What a database has to do on its own, in the write lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Nothing, until a job changes this.
+    None,
+    /// Something that is not ready yet.
+    Later,
+    /// A slice of it can be done.
+    Now,
+}
+
 /// Housekeeping with a connection of its own, beside the lanes.
 pub trait Maintenance: Send {
     /// Does what is due, if anything. Called after commits, not more than a few times per second.
@@ -401,6 +426,10 @@ pub enum Error {
     Upgrade(String),
     /// Something in it is not as it must be.
     Corrupted(String),
+    /// The source of an import can not be read, or can not be imported.
+    Source(PathBuf, Box<dyn std::error::Error + Send + Sync>),
+    /// Something is not possible because of an import.
+    Import(String),
     /// No space left.
     Full(Box<dyn std::error::Error + Send + Sync>),
     /// Any other failure of the backend, with what was attempted.
@@ -423,6 +452,8 @@ impl fmt::Display for Error {
             }
             Self::Upgrade(message) => write!(f, "the database can not be upgraded: {message}"),
             Self::Corrupted(message) => write!(f, "corrupted database: {message}"),
+            Self::Source(path, cause) => write!(f, "{}: {cause}", path.display()),
+            Self::Import(message) => f.write_str(message),
             Self::Full(cause) => write!(f, "no space left for the database: {cause}"),
             Self::Backend(what, cause) => write!(f, "database failure: {what}: {cause}"),
         }
@@ -432,7 +463,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Full(cause) | Self::Backend(_, cause) => Some(cause.as_ref()),
+            Self::Full(cause) | Self::Backend(_, cause) | Self::Source(_, cause) => {
+                Some(cause.as_ref())
+            }
             _ => None,
         }
     }

@@ -173,6 +173,18 @@ impl MySql {
     }
 }
 
+impl MySql {
+    /// A value of table `config`.
+    pub(super) fn config_value(&mut self, name: &str) -> Result<Option<String>, Error> {
+        schema::config(self.session(), name)
+    }
+
+    /// Sets it.
+    pub(super) fn set_config_value(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        schema::set_config(self.session(), name, Some(value))
+    }
+}
+
 impl Database for MySql {
     fn latest(&mut self) -> &mut dyn Reader {
         &mut self.reader

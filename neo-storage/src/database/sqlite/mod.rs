@@ -218,6 +218,16 @@ impl Sqlite {
     fn connection(&self) -> &Connection {
         self.reader.connection()
     }
+
+    /// A value of table `config`.
+    pub(super) fn config_value(&mut self, name: &str) -> Result<Option<String>, Error> {
+        schema::config(self.connection(), name)
+    }
+
+    /// Sets it.
+    pub(super) fn set_config_value(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        schema::set_config(self.connection(), name, Some(value))
+    }
 }
 
 impl Database for Sqlite {
