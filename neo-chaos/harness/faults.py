@@ -96,8 +96,7 @@ class Faults:
         self.random.shuffle(nodes)
 
         def act():
-            if self.run.operator.ctl('set', 'cluster', 'stopping'):
-                self.run.wait_stopped(nodes)
+            if self.run.stop(nodes):
                 self._start(nodes)
         return 'the cluster', act
 

@@ -25,6 +25,7 @@ MASTERS, STORAGES, PARTITIONS, REPLICAS = 3, 4, 12, 1
 KINDS = ['rust', 'rust', 'python', 'python']
 THREADS, PAUSE = 3, 100         # pause of each thread between operations, in milliseconds
 BACK_WITHIN = 15                # seconds
+STOP_WITHIN = 10
 HANG = 90                       # it is over, rather than slow
 REPLICATED_WITHIN = 180
 PROGRESS = 10
@@ -297,6 +298,9 @@ class Run:
             took = time.monotonic() - start
             if not waiting:
                 break
+            problems = self.crew.complaints()
+            if problems:
+                raise Interrupted('; '.join(problems))
             if took > HANG:
                 raise Interrupted(f'clients {waiting} never commit {after}: {self.state()}')
             if took > BACK_WITHIN and not getattr(self, '_late', None):
@@ -349,16 +353,28 @@ class Run:
         # Transactions are unlocked, and what they do not need any more deleted, a bit later.
         self.sleep(3)
         self.write_storages()
-        nodes = self.victims()
-        self.cluster.ctl('set', 'cluster', 'stopping')
-        self.wait_stopped(nodes)
+        if not self.stop(self.victims()):
+            raise Interrupted(f'the cluster does not stop: {self.state()}')
 
-    def wait_stopped(self, nodes):
-        """All nodes end, because the cluster is stopped."""
+    def stop(self, nodes):
+        """The operator stops the cluster, then those that were not connected at this moment."""
+        deadline = time.monotonic() + BACK_WITHIN
+        while sum(x[0][0] in 'MSA' and x[3] in ('RUNNING', 'PENDING')
+                  for x in self.cluster.node_list()) < len(nodes):
+            if time.monotonic() > deadline:
+                raise Interrupted(f'not all nodes are running: {self.state()}')
+            self.sleep(.2)
+        if not self.operator.ctl('set', 'cluster', 'stopping'):
+            return False
         for node in nodes:
-            status = node.wait(20)
+            try:
+                status = node.wait(STOP_WITHIN)
+            except TimeoutError:
+                self.say(f'{node.name} was not told to stop')
+                status = node.terminate()
             if status:
                 raise Interrupted(f'{node.name} ends with status {status}')
+        return True
 
     def write_storages(self):
         """Which database has which readable cells."""
