@@ -31,6 +31,8 @@ Runs simulated clusters, whose faults are drawn from a seed, and checks what the
   --duration SECONDS  how long there are faults, in simulated time (default: 40)
   --planted BUG       give the nodes a deliberate mistake (in builds of scripts/planted only)
   --bugs              print these mistakes
+  --progress          of many seeds: say on standard error how far it is, every 30 s
+  --markdown          of many seeds: print the figures as tables for docs/simulation.md
   --jobs N            how many run at once (default: number of cores)
 
 The exit status is 0 if all is right, 1 if some seed fails, 2 if the command line is wrong.
@@ -82,6 +84,10 @@ pub struct Arguments {
     pub kinds: Kinds,
     /// Runs it twice.
     pub twice: bool,
+    /// Says how far it is.
+    pub progress: bool,
+    /// Prints the figures as tables.
+    pub markdown: bool,
     /// How many run at once.
     pub jobs: usize,
     /// A deliberate mistake of the nodes.
@@ -101,6 +107,8 @@ impl Arguments {
             clients: None,
             kinds: Kinds::ALL,
             twice: false,
+            progress: false,
+            markdown: false,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             planted: None,
         };
@@ -130,6 +138,8 @@ impl Arguments {
                     result.kinds = result.kinds.minus(Kinds::parse(&value()?)?);
                 }
                 "--kinds" => prints_kinds = true,
+                "--progress" => result.progress = true,
+                "--markdown" => result.markdown = true,
                 "--twice" => result.twice = true,
                 "--shrink" => shrinks = true,
                 "--faults" => result.level = Some(level(&value()?)?),

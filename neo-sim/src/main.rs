@@ -7,6 +7,7 @@
 mod arguments;
 mod pool;
 mod shrink;
+mod totals;
 mod worker;
 
 use std::process::ExitCode;

@@ -4,7 +4,6 @@
 // A driver: it has a thread for each worker, and a clock.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Mutex;
@@ -14,22 +13,10 @@ use std::time::{Duration, Instant};
 use neo_common::planted;
 
 use crate::arguments::Arguments;
+use crate::totals::Totals;
 
-/// Errors of applications that are worth a line.
-const ERRORS_LEN_MAX: usize = 12;
-
-/// What came out so far.
-#[derive(Default)]
-struct Totals {
-    passed: u64,
-    failed: Vec<u64>,
-    time: Duration,
-    events: u64,
-    packets: u64,
-    commits: u64,
-    counts: BTreeMap<String, u64>,
-    faults: BTreeMap<String, u64>,
-}
+/// How often a long run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// A worker and the ends of its pipes.
 pub struct Worker {
@@ -87,6 +74,7 @@ pub fn run(arguments: &Arguments, first: u64, count: u64) -> ExitCode {
     let started_at = Instant::now();
     let next = AtomicU64::new(0);
     let totals = Mutex::new(Totals::default());
+    let told_at = Mutex::new(started_at);
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs {
             scope.spawn(|| {
@@ -97,14 +85,29 @@ pub fn run(arguments: &Arguments, first: u64, count: u64) -> ExitCode {
                         break;
                     }
                     one(arguments, &mut worker, first + index, &totals);
+                    if arguments.progress {
+                        tell(&mut told_at.lock().expect("no thread panicked"), &totals, count);
+                    }
                 }
                 worker.into_iter().for_each(Worker::end);
             });
         }
     });
     let totals = totals.into_inner().expect("no thread panicked");
-    print_totals(&totals, started_at.elapsed());
+    match arguments.markdown {
+        true => totals.print_markdown(first, started_at.elapsed()),
+        false => totals.print(started_at.elapsed()),
+    }
     if totals.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says how far the run is, if that was not said for a while.
+fn tell(told_at: &mut Instant, totals: &Mutex<Totals>, count: u64) {
+    if told_at.elapsed() >= PROGRESS_EVERY {
+        *told_at = Instant::now();
+        let totals = totals.lock().expect("no thread panicked");
+        eprintln!("{} of {count} seeds, {} failed", totals.seeds_count(), totals.failed.len());
+    }
 }
 
 fn one(arguments: &Arguments, worker: &mut Option<Worker>, seed: u64, totals: &Mutex<Totals>) {
@@ -148,59 +151,4 @@ pub fn command(arguments: &Arguments, seed: u64) -> String {
     words.extend(arguments.repeated());
     words.push("--trace".into());
     words.join(" ")
-}
-
-impl Totals {
-    /// Takes a line of a worker.
-    fn add(&mut self, line: &str, violations: &mut Vec<String>) {
-        let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
-        match kind {
-            "figures" => {
-                let numbers: Vec<u64> = rest.split(' ').filter_map(|n| n.parse().ok()).collect();
-                let [_, time_us, events, packets, commits] = numbers[..] else { return };
-                self.time += Duration::from_micros(time_us);
-                self.events += events;
-                self.packets += packets;
-                self.commits += commits;
-            }
-            "count" | "fault" => {
-                let (count, what) = rest.split_once(' ').unwrap_or((rest, ""));
-                let map = if kind == "count" { &mut self.counts } else { &mut self.faults };
-                *map.entry(what.into()).or_default() += count.parse::<u64>().unwrap_or_default();
-            }
-            _ => violations.push(rest.into()),
-        }
-    }
-}
-
-fn print_totals(totals: &Totals, elapsed: Duration) {
-    let list = |counts: Vec<(&String, &u64)>| -> String {
-        counts.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
-    };
-    let (errors, done): (Vec<_>, Vec<_>) =
-        totals.counts.iter().partition(|(what, _)| what.contains(": "));
-    println!("done by applications: {}", list(done));
-    let mut by_error = BTreeMap::<String, u64>::new();
-    for (what, count) in errors {
-        let error = what.split_once(": ").map_or(what.as_str(), |(_, error)| error);
-        *by_error.entry(error.into()).or_default() += count;
-    }
-    let mut errors: Vec<_> = by_error.iter().collect();
-    errors.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    errors.truncate(ERRORS_LEN_MAX);
-    println!("errors told to them: {}", list(errors));
-    println!("faults: {}", list(totals.faults.iter().collect()));
-    println!(
-        "{} seeds: {:.1} h simulated in {:.0} s, {} transactions, {} packets, {} events",
-        totals.passed + totals.failed.len() as u64,
-        totals.time.as_secs_f64() / 3600.0,
-        elapsed.as_secs_f64(),
-        totals.commits,
-        totals.packets,
-        totals.events,
-    );
-    if !totals.failed.is_empty() {
-        println!("failed seeds: {:?}", totals.failed);
-    }
-    println!("{} passed, {} failed", totals.passed, totals.failed.len());
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Changes of the partition table: each cell only goes from state to state as allowed, and no
-//! partition is left without a cell that can be read.
+//! partition is left without a cell that can be read. A cell that feeds others stays until there are
+//! enough copies.
 //!
 //! ```text
 //!   (none) --> OutOfDate --replicated--> UpToDate <--> Feeding
@@ -56,8 +57,8 @@ impl Tables {
             (Packet::SendPartitionTable { ptid: Some(ptid), rows, .. }, Some(life)) => {
                 self.table_sent((from, life), *ptid, rows)
             }
-            (Packet::NotifyPartitionChanges { ptid, changes, .. }, Some(life)) => {
-                self.changes_sent((from, life), *ptid, changes, host_of)
+            (Packet::NotifyPartitionChanges { ptid, replicas, changes }, Some(life)) => {
+                self.changes_sent((from, life), *ptid, *replicas, changes, host_of)
             }
             (Packet::NotifyClusterInformation { state }, Some(life)) => {
                 let table = self.masters.entry((from, life)).or_default();
@@ -86,6 +87,7 @@ impl Tables {
         &mut self,
         master: (HostId, u64),
         ptid: Ptid,
+        replicas: u32,
         changes: &[(Partition, NodeId, CellState)],
         host_of: impl Fn(NodeId) -> Option<HostId>,
     ) -> Checked {
@@ -97,6 +99,8 @@ impl Tables {
         }
         ensure!(ptid == table.ptid + 1, "ptid goes from {} to {ptid}", table.ptid);
         table.ptid = ptid;
+        // Partitions of which a cell is replicated, and those of which a FEEDING cell is discarded.
+        let (mut fed, mut unfed) = (BTreeSet::new(), BTreeSet::new());
         for (partition, nid, state) in changes {
             let row = table.rows.get_mut(*partition as usize);
             let Some(row) = row else {
@@ -114,17 +118,37 @@ impl Tables {
             {
                 self.replicated.remove(&(*partition, host));
             }
+            match (old, state) {
+                (Some(CellState::OutOfDate), CellState::UpToDate) => fed.insert(*partition),
+                (Some(CellState::Feeding), CellState::Discarded) => unfed.insert(*partition),
+                _ => false,
+            };
             match state {
                 CellState::Discarded => row.remove(nid),
                 state => row.insert(*nid, *state),
             };
             self.changes_count += 1;
         }
+        for partition in fed.intersection(&unfed) {
+            table.check_fed(*partition, replicas)?;
+        }
         table.check()
     }
 }
 
 impl Table {
+    /// A cell that fed others is discarded because one of them is complete: no copy is missing, or
+    /// there are enough without it.
+    fn check_fed(&self, partition: Partition, replicas: u32) -> Checked {
+        let row = &self.rows[partition as usize];
+        let readable_count = row.values().filter(|state| state.is_readable()).count();
+        ensure!(
+            readable_count == row.len() || readable_count > replicas as usize,
+            "a FEEDING cell of partition {partition} is discarded too early: {row:?}"
+        );
+        Ok(())
+    }
+
     fn check(&self) -> Checked {
         for (partition, row) in self.rows.iter().enumerate() {
             ensure!(
@@ -145,5 +169,34 @@ fn is_allowed(old: Option<CellState>, new: CellState, replicated: bool) -> bool 
         (Some(CellState::Feeding), CellState::UpToDate) => true,
         (Some(_), CellState::Discarded) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neo_common::types::NodeId;
+
+    /// A FEEDING cell leaves once another one is complete, but not as long as copies are missing.
+    #[test]
+    fn feeding_cells_stay_until_there_are_enough_copies() {
+        use CellState::{Discarded, Feeding, OutOfDate, UpToDate};
+        let nid = |index| NodeId::of(neo_common::protocol::NodeType::Storage, index).unwrap();
+        let (feeding, next, late) = (nid(1), nid(2), nid(3));
+        let told = |others: &[(NodeId, CellState)]| {
+            let rows: Rows = vec![[&[(feeding, Feeding)], others].concat()];
+            let mut tables = Tables::default();
+            let table = Packet::SendPartitionTable { ptid: Some(1), replicas: 1, rows };
+            tables.sent(HostId(0), Some(0), &table, |_| None).unwrap();
+            let done =
+                Packet::NotifyReplicationDone { partition: 0, tid: neo_common::types::Tid::ZERO };
+            tables.sent(HostId(2), None, &done, |_| None).unwrap();
+            let changes = vec![(0, next, UpToDate), (0, feeding, Discarded)];
+            let changes = Packet::NotifyPartitionChanges { ptid: 2, replicas: 1, changes };
+            tables.sent(HostId(0), Some(0), &changes, |nid| (nid == next).then_some(HostId(2)))
+        };
+        assert_eq!(told(&[(next, OutOfDate)]), Ok(()));
+        assert_eq!(told(&[(next, OutOfDate), (late, UpToDate)]), Ok(()));
+        assert!(told(&[(next, OutOfDate), (late, OutOfDate)]).is_err());
     }
 }

@@ -113,6 +113,8 @@ pub struct Cluster {
     hosts_of: BTreeMap<NodeId, HostId>,
     /// How masters called nodes last.
     nids: BTreeMap<HostId, NodeId>,
+    /// Storages that the operator dropped since they exist no more.
+    dropped: BTreeSet<NodeId>,
     /// Storages that were never started.
     spares: BTreeSet<HostId>,
     /// What ends there is not started again by itself.
@@ -154,6 +156,7 @@ impl Cluster {
             next_client: 0,
             hosts_of: BTreeMap::new(),
             nids: BTreeMap::new(),
+            dropped: BTreeSet::new(),
             spares: BTreeSet::new(),
             kept_down: BTreeSet::new(),
             may_exit: BTreeSet::new(),

@@ -177,6 +177,21 @@ impl Cluster {
         }
     }
 
+    /// Lets the operator drop storages that exist no more: they were lost before they had stored
+    /// which ids they have, and have others since. It is refused if one has the only copy of anything.
+    pub fn drop_lost(&mut self) {
+        if self.is_operating() {
+            return;
+        }
+        let Some(cluster) = self.serving_cluster() else { return };
+        let nodes: Vec<NodeId> = cluster.pt.table().nodes().collect();
+        let lost = nodes.into_iter().find(|nid| !self.nids.values().any(|other| other == nid));
+        if let Some(nid) = lost.filter(|nid| self.dropped.insert(*nid)) {
+            self.scene.get().count("storages dropped since they exist no more");
+            self.command(Command::Drop(nid), Insist::Yes);
+        }
+    }
+
     /// Lets the operator go on.
     pub(super) fn operate(&mut self) {
         self.look();
