@@ -96,7 +96,8 @@ pub fn draw(settings: &Settings) -> (Options, Plan) {
         partitions: (storages + prng.below(12)) as u32,
         replicas: settings.replicas.unwrap_or(replicas).min(storages as u32 - 1),
         clients: 1 + prng.below(3),
-        autostart: prng.one_in(2).then_some(storages as u32),
+        // With spare storages, a master that restarts could take them for a new cluster.
+        autostart: (prng.one_in(2) && spares == 0).then_some(storages as u32),
         pace: plan.pace,
         database: memory::Options {
             dedup: prng.one_in(2),
