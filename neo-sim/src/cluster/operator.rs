@@ -172,7 +172,8 @@ impl Cluster {
             return;
         }
         self.operator.look_at = now + Duration::from_secs(1);
-        if self.is_startable() {
+        // Later, it would be an order to go on without what is not there.
+        if !self.has_served && self.is_startable() {
             self.command(Command::SetCluster(ClusterState::Verifying), Insist::No);
         }
     }
