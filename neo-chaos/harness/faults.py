@@ -2,6 +2,7 @@
 """What goes wrong. Each fault begins, lasts, and is over when its function returns."""
 
 import contextlib
+import os
 import signal
 
 import reset
@@ -102,7 +103,7 @@ class Faults:
 
     def pause(self):
         node = self._node()
-        return f'{node.name} for {PAUSE} s', lambda: self._stopped(node.signal)
+        return f'{node.name} for {PAUSE} s', lambda: self._stopped(lambda number: os.kill(node.pid, number))
 
     def _stopped(self, send):
         send(signal.SIGSTOP)

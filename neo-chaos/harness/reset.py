@@ -60,7 +60,10 @@ def reset(pid, rng=random, share=1.0):
     """Reset a part of the connections of a process. Returns how many."""
     pidfd = os.pidfd_open(pid)
     try:
-        return sum(_reset(pidfd, fd) for fd in connections(pid) if rng.random() < share)
+        found = connections(pid)
+        # A node that loses one may close the others at once.
+        rng.shuffle(found)
+        return sum(_reset(pidfd, fd) for fd in found if rng.random() < share)
     finally:
         os.close(pidfd)
 

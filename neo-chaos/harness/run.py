@@ -3,11 +3,12 @@
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
-import sys
 import time
+import traceback
 from pathlib import Path
 
 import disk
@@ -15,7 +16,7 @@ import mariadb
 import network
 import report
 import reset
-from cluster import PATIENCE, Cluster, NeoctlError, executable, wait_for
+from cluster import Cluster, NeoctlError, executable
 from clients import Crew
 from faults import Faults
 from operations import Operator
@@ -29,6 +30,7 @@ STOP_WITHIN = 10
 HANG = 90                       # it is over, rather than slow
 REPLICATED_WITHIN = 180
 PROGRESS = 10
+LOG_BYTES_MAX = 200 << 20
 
 
 class Servers:
@@ -52,8 +54,9 @@ class Servers:
 class ChaosCluster(Cluster):
     """With MySQL, each storage has a server of its own."""
 
-    def __init__(self, *args, **kw):
-        super().__init__(*args, **kw)
+    def __exit__(self, *_):
+        # What there is to complain about is in the report.
+        super().__exit__(Interrupted, None, None)
 
     def database(self, index):
         if self.adapter == 'MySQL':
@@ -123,7 +126,16 @@ class Run:
         """Something that never waits: progress, supervision."""
         if self.crew and time.monotonic() > self._said + PROGRESS:
             self.say(f'{self.what}: {self.crew.total()} transactions, {self.rounds} faults')
+            self.rotate()
         self.supervise()
+
+    def rotate(self):
+        """Logs of long runs: the last two files of each node are kept."""
+        for node in self.cluster.nodes:
+            path = self.directory / f'{node.name}.log'
+            if node.alive and path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+                path.rename(path.with_suffix('.log.1'))
+                os.kill(node.pid, signal.SIGRTMIN + 1)
 
     def excuse(self, node, seconds=60):
         """This storage may end by itself, with status 1: its database server fails."""
@@ -240,8 +252,10 @@ class Run:
                 self.duration = time.monotonic() - start
                 self.settle()
                 verdict = self.verdict()
-            except (Interrupted, TimeoutError, NeoctlError, AssertionError, OSError) as e:
+            except Exception as e:
                 self.duration = self.duration or time.monotonic() - start
+                if not isinstance(e, (Interrupted, TimeoutError, NeoctlError)):
+                    traceback.print_exc()
                 self.fail(f'{type(e).__name__}: {e}')
                 self.give_up()
             finally:

@@ -85,7 +85,9 @@ pub fn errors(histories: &[Process]) -> Vec<Checked> {
 
 /// An error without what it is about.
 fn error_name(error: &str) -> String {
-    let is_id = |word: &str| word.len() >= 16 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_id = |word: &str| {
+        word.starts_with("0x") || (word.len() >= 16 && word.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
     let (kind, text) = error.split_once(": ").unwrap_or((error, ""));
     // These tell serials and oids.
     if kind.ends_with("Conflict") || kind.ends_with("ConflictError") || kind.ends_with("KeyError") {
