@@ -5,6 +5,7 @@ use bytes::Bytes;
 use neo_common::protocol::enums::CellState;
 use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
 use neo_storage::database::executor::Executor;
+use neo_storage::database::importer::{Destination, Importer, state};
 use neo_storage::database::memory::{self, Disk, Memory};
 use neo_storage::database::sqlite::{self, Sqlite};
 use neo_storage::database::*;
@@ -18,10 +19,11 @@ pub const CLUSTER: &str = "test";
 /// Number of partitions of the table that [`Mirror::with_table`] sets up.
 pub const PARTITIONS: u32 = 3;
 
-/// Memory, SQLite and MariaDB, side by side.
+/// Memory, SQLite, MariaDB, and SQLite behind an import that is finished, side by side.
 pub struct Mirror {
     pub memory: Executor<u32>,
     pub sqlite: Executor<u32>,
+    pub importer: Executor<u32>,
     /// `None` where there is no MariaDB.
     pub mysql: Option<Executor<u32>>,
     pub disk: Disk,
@@ -52,12 +54,14 @@ impl Mirror {
         let options = memory::Options { dedup, ..memory::Options::default() };
         let memory = Memory::open(&disk, CLUSTER, options).unwrap();
         let sqlite = Sqlite::open(&options_in(&directory, dedup)).unwrap();
+        let importer = finished_import(&directory, dedup);
         let mysql = scratch
             .as_ref()
             .map(|scratch| Executor::new(Box::new(scratch.open(CLUSTER, dedup).unwrap())).unwrap());
         Self {
             memory: Executor::new(Box::new(memory)).unwrap(),
             sqlite: Executor::new(Box::new(sqlite)).unwrap(),
+            importer: Executor::new(Box::new(importer)).unwrap(),
             mysql,
             disk,
             scratch,
@@ -70,8 +74,8 @@ impl Mirror {
 
     /// All processes die and are started again: what is not committed is lost.
     pub fn crash(self) -> Self {
-        let Self { memory, sqlite, mysql, disk, scratch, directory, dedup, .. } = self;
-        drop((memory, sqlite, mysql));
+        let Self { memory, sqlite, importer, mysql, disk, scratch, directory, dedup, .. } = self;
+        drop((memory, sqlite, importer, mysql));
         disk.crash(memory::Crash::Process);
         Self::open(disk, directory, scratch, dedup)
     }
@@ -84,6 +88,8 @@ impl Mirror {
     ) -> T {
         let (memory, sqlite) = (action(&mut self.memory), action(&mut self.sqlite));
         assert_eq!(memory, sqlite, "memory and SQLite disagree about {what:?}");
+        let importer = action(&mut self.importer);
+        assert_eq!(memory, importer, "memory and the importer disagree about {what:?}");
         if let Some(mysql) = &mut self.mysql {
             assert_eq!(memory, action(mysql), "memory and MariaDB disagree about {what:?}");
         }
@@ -196,6 +202,17 @@ impl Mirror {
             done => panic!("{done:?}"),
         }
     }
+}
+
+/// Nothing was imported, and all is.
+fn finished_import(directory: &TempDir, dedup: bool) -> Importer {
+    let mut options = options_in(directory, dedup);
+    options.database.push_str(".import");
+    let mut destination = Sqlite::open(&options).unwrap();
+    let (last_tid, last_oid, imported) = (Tid::ZERO, Oid::ZERO, Tid::ZERO);
+    let state = state::Stored { last_tid, last_oid, imported };
+    destination.set_setting(state::KEY, &state.to_string()).unwrap();
+    Importer::open(Box::new(destination), || panic!("everything is imported")).unwrap()
 }
 
 /// Questions that together show every row.

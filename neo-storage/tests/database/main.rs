@@ -5,6 +5,7 @@
 //! - `property`: random sequences of operations, on all of them, that must agree.
 //! - `reference`: databases written by upstream, with the answers that upstream gives.
 //! - `opening`: what is refused, upgraded, locked.
+//! - `importer`: a FileStorage that is served while it is imported.
 //! - `crash`: what remains after the end of a process.
 //! - `lanes`: threads and group commit.
 //! - `mysql`: what only concerns MySQL and MariaDB; `server`: a private server for tests.
@@ -17,6 +18,7 @@
 
 mod crash;
 mod harness;
+mod importer;
 mod lanes;
 mod mysql;
 mod opening;

@@ -593,7 +593,7 @@ impl Both<'_> {
         if tid > self.last_tid
             && self.inner.check_stores(partitions, &[check])?[0].last_tid > Some(self.last_tid)
         {
-            let before = Some(Tid::new(tid.get() + 1));
+            let before = tid.next().filter(|tid| *tid <= Tid::MAX);
             if let Loaded::Found(revision) = self.inner.load(partition, oid, None, before)?
                 && revision.tid > self.last_tid
             {
