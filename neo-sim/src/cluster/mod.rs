@@ -14,6 +14,7 @@ mod processes;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use neo_admin::Admin;
@@ -182,12 +183,12 @@ impl Cluster {
             (Role::Storage, cluster.options.storages),
             (Role::Admin, 1),
             (Role::Client, cluster.options.clients),
-            (Role::Operator, 1),
         ] {
             for _ in 0..count {
                 cluster.add_host(role);
             }
         }
+        cluster.operator.host = cluster.add_host(Role::Operator);
         for _ in 0..cluster.options.spares {
             let host = cluster.add_host(Role::Storage);
             cluster.spares.insert(host);
@@ -327,9 +328,12 @@ impl Cluster {
                 self.start(host);
             }
         }
-        let hosts: Vec<HostId> = self.applications.keys().copied().collect();
-        for host in hosts {
+        // Most events are of no application.
+        let mut next = self.applications.keys().next().copied();
+        while let Some(host) = next {
             self.pump(host);
+            let later = (Bound::Excluded(host), Bound::Unbounded);
+            next = self.applications.range(later).next().map(|(host, _)| *host);
         }
         self.operate();
     }

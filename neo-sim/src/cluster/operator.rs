@@ -96,8 +96,9 @@ pub enum Step {
 }
 
 /// What the operator has to do.
-#[derive(Default)]
 pub(super) struct Operator {
+    /// Where the tool runs.
+    pub(super) host: HostId,
     steps: VecDeque<Step>,
     /// Where the tool leaves its result, while it runs, and when it was started.
     running: Option<(Rc<RefCell<Option<Exit>>>, Duration)>,
@@ -118,6 +119,21 @@ pub enum Insist {
     Yes,
     /// Leaves it.
     No,
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self {
+            host: HostId(0),
+            steps: VecDeque::new(),
+            running: None,
+            go_on_at: Duration::ZERO,
+            patient_until: None,
+            last: None,
+            starts: false,
+            look_at: Duration::ZERO,
+        }
+    }
 }
 
 impl Operator {
@@ -151,7 +167,7 @@ impl Cluster {
     /// Forgets what the operator has to do, what is being done included.
     pub fn dismiss_operator(&mut self) {
         if self.operator.running.take().is_some() {
-            self.world.crash(self.host(Role::Operator, 0));
+            self.world.crash(self.operator.host);
         }
         self.operator.steps.clear();
         self.operator.patient_until = None;
@@ -234,7 +250,7 @@ impl Cluster {
 
     /// Whether no command is under way; takes the result of the one that ended.
     fn command_ended(&mut self) -> bool {
-        let host = self.host(Role::Operator, 0);
+        let host = self.operator.host;
         let Some((result, since)) = &self.operator.running else { return true };
         if self.world.is_running(host) {
             if self.world.now() < *since + COMMAND_MAX {
@@ -271,7 +287,7 @@ impl Cluster {
         self.operator.running = Some((Rc::clone(&result), self.world.now()));
         let engine = Engine::new(Ctl::new(admin, command), self.prng.next_u64());
         let process: CtlProcess = CoreProcess { engine, executor: CtlExecutor(result) };
-        let host = self.host(Role::Operator, 0);
+        let host = self.operator.host;
         self.world.start(host, Box::new(process));
     }
 

@@ -151,7 +151,8 @@ impl Options {
         options.counters_count = 1 + prng.below(5);
         options.filler_max = [0, 30, 300, 3000, 100_000][prng.below(5)];
         options.abort_one_in = if prng.one_in(3) { 0 } else { 3 + prng.below(30) as u64 };
-        options.compressed = prng.one_in(2);
+        // Compression of much data is most of the time of a run.
+        options.compressed = prng.one_in(if options.filler_max > 300 { 6 } else { 2 });
         for weight in &mut options.weights {
             *weight = match prng.below(6) {
                 0 => 0,
