@@ -133,9 +133,6 @@ bugs! {
     VoteFailureIgnored: Replicas,
     /// A client that could not store on a storage does not tell the master.
     FailedVoteNotTold: Replicas,
-    /// A client commits although no storage had a lock for an object, only out-of-date cells stored it: an
-    /// update is lost.
-    UnprotectedStore: Replicas,
     /// Only the first storage is told to unlock a transaction: the others keep their locks.
     UnlockLost: Nothing,
     /// Transactions end in the order in which storages lock them, not in the order of their tids:
@@ -203,8 +200,9 @@ bugs! {
     /// A cell is declared up-to-date without waiting for the transactions that were unfinished when
     /// replication began: it misses them.
     UnfinishedNotAwaited: Replicas,
-    /// Stores that an out-of-date cell accepted without lock are not checked when they become locks: a
-    /// store that conflicts stays there.
+    /// Stores that an out-of-date cell accepted without lock are not checked when they become locks, and
+    /// clients do not care whether a store was locked by any cell: an update is lost if the cell that
+    /// should have told the conflict was discarded.
     LocklessNotChecked: Replicas,
 
     // Pack and undo.

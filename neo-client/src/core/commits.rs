@@ -84,7 +84,7 @@ impl ClientCore {
         // If some writes failed, each object must have been locked by one storage at least.
         let cells = |partition| self.table.writable(partition).collect();
         let unprotected = transaction.unprotected(cells);
-        if let Some(partition) = unprotected.filter(|_| !planted!(UnprotectedStore)) {
+        if let Some(partition) = unprotected.filter(|_| !planted!(LocklessNotChecked)) {
             self.voted(io, ttid, Err(Error::NotStored(partition)));
             return;
         }
