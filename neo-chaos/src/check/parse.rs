@@ -17,59 +17,79 @@ use crate::Failure;
 /// A transaction whose commit was asked, or that was aborted before.
 #[derive(Debug)]
 pub struct Txn {
+    /// Its temporary id.
     pub ttid: Ttid,
+    /// What the application wanted.
     pub operation: String,
+    /// Who.
     pub user: Bytes,
+    /// What, different for each.
     pub description: Bytes,
     /// Object, base, data, whether others are told if there is none.
     pub writes: Vec<(Oid, Tid, Option<Bytes>, bool)>,
+    /// Serials that it relies on.
     pub checks: Vec<(Oid, Tid)>,
+    /// Pack that it orders.
     pub pack: Option<(Tid, Option<Vec<Oid>>)>,
     /// Transaction that it undoes: its writes tell no data then.
     pub undo: Option<Tid>,
+    /// When it began.
     pub begin: u64,
     /// When the commit was asked; `None` if it was not.
     pub asked: Option<u64>,
+    /// `None` if there was no answer.
     pub end: Option<End>,
 }
 
 /// Answer to a commit.
 #[derive(Debug)]
 pub struct End {
+    /// When.
     pub time: u64,
+    /// The tid; or the error, and whether it is surely not committed.
     pub outcome: Result<Tid, (String, bool)>,
 }
 
 /// What a load gave.
 #[derive(Debug)]
 pub struct Load {
+    /// What was asked.
     pub how: How,
+    /// Of which object.
     pub oid: Oid,
+    /// The last tid that the client told before.
     pub last: Tid,
+    /// The last tid that the client told after.
     pub after: Tid,
+    /// What was replied.
     pub got: Got,
+    /// When it was asked.
     pub begin: u64,
+    /// When it was replied.
     pub end: u64,
 }
 
 /// Which revision was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
+    /// The last one before.
     Before(Tid),
+    /// This one.
     At(Tid),
+    /// The last one.
     Current,
+    /// The last one before, from the cache only.
     Cached(Tid),
 }
 
 /// The revision, with the digest of its data. `next`: `None` if it was not told.
 #[derive(Debug)]
 pub enum Got {
-    Data {
-        serial: Tid,
-        next: Option<Option<Tid>>,
-        digest: String,
-    },
+    /// A revision.
+    Data { serial: Tid, next: Option<Option<Tid>>, digest: String },
+    /// A revision without data.
     Nothing(Tid),
+    /// No revision.
     Missing,
     /// The exception of Python does not tell whether there is nothing, or no revision.
     KeyError,
@@ -78,17 +98,24 @@ pub enum Got {
 /// What an application was told.
 #[derive(Debug)]
 pub enum Told {
+    /// A transaction of another client.
     Other(Tid, Vec<Oid>),
+    /// One of this client is committed.
     Own(Tid),
+    /// To forget all that is cached.
     Cache,
 }
 
 /// What one process did.
 #[derive(Debug, Default)]
 pub struct Process {
+    /// `rust` or `python`.
     pub kind: String,
+    /// Which process.
     pub index: usize,
+    /// Its transactions.
     pub txns: Vec<Txn>,
+    /// What it loaded.
     pub loads: Vec<Load>,
     /// Begin, snapshot, sum, number of accounts.
     pub sums: Vec<(u64, Tid, i64, i64)>,
@@ -102,7 +129,9 @@ pub struct Process {
     pub told: Vec<(Option<Tid>, Told)>,
     /// Operation, step, error of calls that failed.
     pub failures: Vec<(String, String, String)>,
+    /// Time of the first line.
     pub first: u64,
+    /// Time of the last line.
     pub last: u64,
     /// It came to its end, and was not killed.
     pub is_closed: bool,
