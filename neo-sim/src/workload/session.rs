@@ -278,6 +278,7 @@ impl Session {
             if !attempt.writes.contains_key(&oid) {
                 attempt.checks.insert(oid, serial);
             }
+            scene.count("serials checked");
         }
         let answer = self.call(Call::CheckSerial { ttid: txn.ttid, oid, serial }).await?;
         self.settle(txn, answer).await

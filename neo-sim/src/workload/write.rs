@@ -164,6 +164,7 @@ impl Session {
             let deleted = self.prng.one_in(5);
             changes.push((oid, serial, deleted));
         }
+        let deleted_count = changes.iter().filter(|(_, _, deleted)| *deleted).count();
         let existing = self.scene.get().objects.get(&Kind::Blob).map_or(0, Vec::len);
         let mut created = Vec::new();
         if existing < BLOBS_COUNT_MAX {
@@ -189,7 +190,9 @@ impl Session {
         };
         let stored = stored.await;
         if self.end(options, &txn, stored).await?.is_some() {
-            self.scene.get().objects.entry(Kind::Blob).or_default().extend(created);
+            let mut scene = self.scene.get();
+            (0..deleted_count).for_each(|_| scene.count("objects deleted"));
+            scene.objects.entry(Kind::Blob).or_default().extend(created);
         }
         Ok(())
     }
