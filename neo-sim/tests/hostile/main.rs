@@ -5,7 +5,9 @@
 //! NEO_TESTS_HOSTILE_SEEDS: how many runs of each kind (default 40). A run that fails is repeated with
 //! NEO_TESTS_HOSTILE_SEED.
 // Tests may unwrap.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod takeover;
 
 use std::fs;
 use std::path::PathBuf;

@@ -7,5 +7,7 @@
 // Tests may unwrap; not every scenario uses every helper.
 #![allow(clippy::unwrap_used, dead_code)]
 
+mod faults;
+mod operations;
 mod recovery;
 mod stage;

@@ -57,7 +57,12 @@ pub fn options(storages: usize, clients: usize) -> Options {
 impl Stage {
     /// A cluster that serves, whose clients are idle.
     pub fn new(storages: usize, clients: usize) -> Self {
-        let mut stage = Self { cluster: Cluster::new(1, options(storages, clients)) };
+        Self::with(options(storages, clients))
+    }
+
+    /// The same, for a cluster with these options.
+    pub fn with(options: Options) -> Self {
+        let mut stage = Self { cluster: Cluster::new(1, options) };
         stage.cluster.start_all();
         stage.serve();
         stage
