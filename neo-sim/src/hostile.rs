@@ -484,7 +484,8 @@ impl Hostile {
     }
 }
 
-fn encode(value: &Value) -> Vec<u8> {
+/// A packet as it is sent.
+pub fn encode(value: &Value) -> Vec<u8> {
     let mut out = OutBuffer::default();
     value.encode(&mut neo_common::protocol::codec::Writer::new(&mut out));
     out.take().concat()

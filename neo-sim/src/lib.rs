@@ -20,6 +20,7 @@
 //! - [`model`], [`checkers`]: what a correct cluster contains, and what it never does;
 //! - [`faults`]: what goes wrong, drawn from the seed;
 //! - [`hostile`]: a peer that does not keep to the protocol;
+//! - [`takeover`]: a connection whose other end is taken over;
 //! - [`run`]: one seed, from start to verdict.
 //!
 //! The world plugs in at the byte boundary, so that a run covers handshake, framing, dispatch,
@@ -36,5 +37,6 @@ pub mod network;
 pub mod port;
 pub mod process;
 pub mod run;
+pub mod takeover;
 pub mod workload;
 pub mod world;

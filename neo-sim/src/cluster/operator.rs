@@ -194,18 +194,33 @@ impl Cluster {
         }
     }
 
-    /// Lets the operator drop storages that exist no more: they were lost before they had stored
-    /// which ids they have, and have others since. It is refused if one has the only copy of anything.
+    /// Lets the operator drop storages that were lost before they had stored which ids they have: they
+    /// have others since, or wait to be added although they have cells. It is refused if one has the
+    /// only copy of anything.
     pub fn drop_lost(&mut self) {
         if self.is_operating() {
             return;
         }
         let Some(cluster) = self.serving_cluster() else { return };
-        let nodes: Vec<NodeId> = cluster.pt.table().nodes().collect();
-        let lost = nodes.into_iter().find(|nid| !self.nids.values().any(|other| other == nid));
-        if let Some(nid) = lost.filter(|nid| self.dropped.insert(*nid)) {
-            self.scene.get().count("storages dropped since they exist no more");
-            self.command(Command::Drop(nid), Insist::Yes);
+        let is_pending = |nid| cluster.nm.by_nid(nid).is_some_and(Node::is_pending);
+        let nodes: Vec<(NodeId, bool)> =
+            cluster.pt.table().nodes().map(|nid| (nid, is_pending(nid))).collect();
+        for (nid, is_pending) in nodes {
+            let host = self.nids.iter().find(|(_, other)| **other == nid).map(|(host, _)| *host);
+            if (host.is_some() && !is_pending) || !self.dropped.insert(nid) {
+                continue;
+            }
+            self.scene.get().count("storages dropped that had lost their ids");
+            match host {
+                None => self.command(Command::Drop(nid), Insist::Yes),
+                Some(host) => self.instruct([
+                    Step::KeepDown(vec![host]),
+                    Step::Order(Order::Kill(host), Insist::No),
+                    Step::Wait(Until::Down(vec![host]), COMMAND_MAX),
+                    Step::Order(Order::Drop(host), Insist::No),
+                    Step::Start(host),
+                ]),
+            }
         }
     }
 

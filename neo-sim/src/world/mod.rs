@@ -237,6 +237,12 @@ impl World {
         self.effects(host);
     }
 
+    /// Puts something around the process of a host.
+    pub fn wrap(&mut self, host: HostId, wrap: impl FnOnce(Box<dyn Process>) -> Box<dyn Process>) {
+        let h = &mut self.hosts[host.0];
+        h.process = h.process.take().map(wrap);
+    }
+
     /// Kills the process: nothing of it is left but what its disk has. Peers notice soon.
     pub fn crash(&mut self, host: HostId) {
         self.end(host, None, || "crashes".into());
