@@ -338,7 +338,7 @@ impl Database for MySql {
     }
 }
 
-/// An identifier as a signed integer, for all backends alike. [`super::execute`] checked that it
+/// An identifier as a signed integer, for all backends alike. [`execute`](fn@super::execute) checked that it
 /// fits.
 fn int(id: u64) -> i64 {
     debug_assert!(id <= i64::MAX as u64, "{id:#x} does not fit");

@@ -444,7 +444,7 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// An identifier as SQLite holds it. [`super::execute`] checked that it fits.
+/// An identifier as SQLite holds it. [`execute`](fn@super::execute) checked that it fits.
 fn int(id: u64) -> i64 {
     debug_assert!(id <= i64::MAX as u64, "{id:#x} does not fit");
     id as i64
