@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use neo_common::types::{Tid, Ttid};
+use neo_common::types::{Oid, Tid, Ttid};
 use neo_sim::checkers::reads::{self, Asked, History, OidWalk, Read, Walk};
 use neo_sim::checkers::rest::Contents;
 use neo_sim::checkers::told::Told as ToldChecker;
@@ -60,7 +60,8 @@ impl<'a> Replay<'a> {
         replay
     }
 
-    /// What is undone becomes what it was before: the revision on which the undone one is based.
+    /// What is undone becomes what it was before: the last revision before. (Not the one on which the
+    /// undone transaction was based: any serial is accepted for an object that is packed away.)
     fn undo(&mut self, by_tid: &BTreeMap<Tid, Ttid>) {
         let asked: BTreeMap<Ttid, AttemptId> = self
             .attempts
@@ -68,23 +69,43 @@ impl<'a> Replay<'a> {
             .filter(|(txn, _)| txn.asked.is_some())
             .map(|(txn, id)| (txn.ttid, *id))
             .collect();
-        let find = |tid: Tid| by_tid.get(&tid).and_then(|ttid| asked.get(ttid)).copied();
+        let mut revisions: BTreeMap<Oid, BTreeMap<Tid, AttemptId>> = BTreeMap::new();
+        let mut undoes: BTreeMap<AttemptId, Tid> = BTreeMap::new();
+        for (tid, ttid) in by_tid {
+            let Some(id) = asked.get(ttid) else { continue };
+            undoes.insert(*id, *tid);
+            for oid in self.model.attempt(*id).writes.keys() {
+                revisions.entry(*oid).or_default().insert(*tid, *id);
+            }
+        }
         // What is undone was committed before, so it is known already, even if it is an undo.
         for (txn, id) in &self.attempts {
-            let Some(undone) = txn.undo.and_then(find) else { continue };
+            let Some(undone) = txn.undo else { continue };
             for (oid, ..) in &txn.writes {
-                let before = self.model.attempt(undone).writes.get(oid).map(|write| write.base);
-                let before = before.and_then(find).map(|id| self.model.attempt(id));
-                let content = before.and_then(|attempt| attempt.writes.get(oid));
-                let content = match content.map(|write| &write.content) {
+                let revisions = revisions.get(oid);
+                let before = revisions.and_then(|all| all.range(..undone).next_back());
+                let before = before.map(|(_, id)| &self.model.attempt(*id).writes[oid].content);
+                let content = match before {
                     Some(Content::Data(data)) => Content::Data(data.clone()),
-                    Some(Content::Nothing { .. }) => Content::Nothing { told: true },
-                    None => Content::Nothing { told: false },
+                    // Others are told of it unless the revision before is packed away.
+                    Some(Content::Nothing { .. }) | None => {
+                        let tid = undoes.get(id);
+                        Content::Nothing { told: tid.is_some_and(|tid| self.is_told(*tid, *oid)) }
+                    }
                 };
                 let attempt = self.model.attempt_mut(*id);
                 attempt.writes.get_mut(oid).expect("it was added").content = content;
             }
         }
+    }
+
+    /// Whether any client was told that a transaction changed an object.
+    fn is_told(&self, tid: Tid, oid: Oid) -> bool {
+        let told = self.histories.iter().flat_map(|process| &process.told);
+        told.into_iter().any(|(_, told)| match told {
+            Told::Other(other, oids) => *other == tid && oids.contains(&oid),
+            Told::Own(_) | Told::Cache => false,
+        })
     }
 
     fn add(&mut self, client: usize, txn: &'a Txn) {

@@ -76,7 +76,33 @@ fn an_undo_is_known_from_what_it_undoes() {
     assert_eq!(all(replay.outcomes()), Ok(()));
     let content = |n| replay.model.content(Oid::new(7), Tid::new(n)).cloned();
     assert_eq!(content(31), Some(Content::Data("first".into())));
-    assert_eq!(content(41), Some(Content::Nothing { told: true }));
+    assert_eq!(content(41), Some(Content::Nothing { told: false }));
+}
+
+/// A client that was not told of a deletion changes the object that was packed away meanwhile, and
+/// undoes it: it becomes what it was, not what this client knew.
+#[test]
+fn an_undo_does_not_bring_back_what_was_packed_away() {
+    let mut undo = commit(60, 60, json!([[id(7), id(51), null, true]]));
+    undo[0]["undo"] = json!(id(51));
+    let mut pack = commit(30, 30, json!([]));
+    pack[0]["pack"] = json!({"tid": id(25), "oids": null});
+    let lines = [
+        commit(10, 10, json!([[id(7), id(0), "first", false]])),
+        commit(20, 20, json!([[id(7), id(11), null, false]])),
+        pack,
+        commit(50, 50, json!([[id(7), id(11), "second", false]])),
+        undo,
+    ];
+    let told = json!({"k": "told", "what": "other", "tid": id(61), "oids": [id(7)], "b": 70});
+    for is_told in [false, true] {
+        let others = if is_told { vec![told.clone()] } else { vec![] };
+        let histories = histories(&[&lines.concat(), &others]);
+        let mut replay = Replay::new(&histories, &[]);
+        assert_eq!(all(replay.outcomes()), Ok(()));
+        let content = replay.model.content(Oid::new(7), Tid::new(61));
+        assert_eq!(content, Some(&Content::Nothing { told: is_told }));
+    }
 }
 
 /// A client that is killed leaves a commit of which only others can tell.
