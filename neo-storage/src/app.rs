@@ -134,6 +134,8 @@ pub enum Ticket {
     PackOrders(Tid),
     /// Replication; number of the request.
     Fetch(u64),
+    /// The end of the replication of a partition; number of the attempt.
+    Confirm(u64),
     /// Check of replicas; number of the request.
     Check(u64),
 }

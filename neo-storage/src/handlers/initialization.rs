@@ -10,7 +10,7 @@ use neo_common::protocol::{ErrorCode, Map, MsgId, Packet, Rows};
 use neo_common::types::{ConnId, Ptid, Tid, Ttid};
 
 use super::master::{base_master_packet, master_lost};
-use crate::app::{After, Storage, Ticket, done, read_latest, write};
+use crate::app::{After, Shared, Storage, Ticket, done, read_latest, write};
 use crate::database::{ChangeScope, Done, PartitionTableChange, Read, StoredCell, Write};
 use crate::limits::TRUNCATE_ROWS;
 use crate::phase::{self, Transition};
@@ -123,6 +123,7 @@ fn send_partition_table(
         return Err(Fault::protocol("Partial partition table received"));
     }
     let shared = &mut app.shared;
+    check_not_older(shared, &table)?;
     shared.table = table;
     log::debug!("partition table loaded ptid={ptid}");
     let mut cells = Vec::new();
@@ -142,6 +143,32 @@ fn send_partition_table(
     write(io, Write::ChangePartitionTable(change), After::TableStored);
     phase::restart(app, io);
     Ok(())
+}
+
+/// Refuses a table that another master made obsolete, if it matters what this node has.
+///
+/// 1. M1 is cut from all others, and does not know it yet. M2 takes over, and puts S1 out-of-date.
+/// 2. S1 only reaches M1, whose table says that S1 is up-to-date.
+///
+/// Believing that, S1 would be taken later for a node that has what M2 committed meanwhile. Each master
+/// begins with a greater version than all that it was told, so this one does not know what it has missed.
+fn check_not_older(shared: &Shared, table: &PartitionTable) -> Handled {
+    let own = &shared.table;
+    let is_other = || own.rows() != table.rows();
+    let Some(nid) = shared.nid().filter(|_| own.ptid() >= table.ptid() && is_other()) else {
+        return Ok(());
+    };
+    let has_data = |table: &PartitionTable| table.readable_of(nid).next().is_some();
+    if !has_data(own) && !has_data(table) {
+        return Ok(());
+    }
+    Err(Fault::protocol(format!(
+        "the partition table of the master (version {}) is older than the one that this node has \
+         ({}): another master was the primary one meanwhile, or the cluster was started without nodes \
+         that are needed",
+        table.ptid().unwrap_or_default(),
+        own.ptid().unwrap_or_default()
+    )))
 }
 
 /// A transaction that was not finished turns out to be committed.

@@ -96,6 +96,10 @@ impl Handler<Storage> for MasterHandler {
                 let Operation { pack, replicator, .. } = operation;
                 pack.order(replicator, shared, io, packed, orders)
             }
+            (Ticket::Confirm(attempt), Packet::AnswerPackOrders { orders }) => {
+                replicator::confirmed(operation, shared, io, attempt, !orders.is_empty());
+                Ok(())
+            }
             _ => Err(Fault::Unexpected),
         }
     }
@@ -340,7 +344,7 @@ fn notify_partition_changes(
     if let Some((operation, shared)) = app.operation() {
         operation.pack.cells_changed(&delta, shared);
         replicator::cells_changed(operation, shared, io, &delta);
-        if delta.outdated_left {
+        if delta.unpacked_left {
             // The smallest completed pack may be greater, and the next order may be processed.
             operation.pack.notify_completed(shared, io);
             operation.pack.maybe_pack(&operation.replicator, shared, io);
@@ -359,8 +363,8 @@ pub(crate) struct OwnCells {
     pub discarded: Vec<Partition>,
     /// Cells that are readable, and were not.
     pub readable: Vec<Partition>,
-    /// Whether a cell that was out of date is not any more.
-    pub outdated_left: bool,
+    /// Whether a cell that packs leave out, as it was out of date or feeding, is not so any more.
+    pub unpacked_left: bool,
 }
 
 impl OwnCells {
@@ -378,7 +382,8 @@ impl OwnCells {
             let is_gone = matches!(new, CellState::Discarded | CellState::Corrupted);
             let was_there =
                 matches!(old, CellState::OutOfDate | CellState::UpToDate | CellState::Feeding);
-            delta.outdated_left |= old == CellState::OutOfDate && new != old;
+            delta.unpacked_left |=
+                matches!(old, CellState::OutOfDate | CellState::Feeding) && new != old;
             if is_gone {
                 if was_there {
                     delta.discarded.push(partition);

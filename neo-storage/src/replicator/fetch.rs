@@ -275,6 +275,7 @@ pub(crate) fn fetched_transactions(
             end.rejected.clone_from(&cell.rejected);
             end_chunk(shared, io, end, None, None);
             let min_tid = cell.next_obj.unwrap_or(Tid::ZERO);
+            current.is_full = min_tid == Tid::ZERO;
             list_objects(current, shared, io, min_tid, Oid::ZERO);
         }
     }
@@ -311,6 +312,8 @@ pub(crate) fn fetched_objects(
     let attempt = current.attempt;
     let mut end = ChunkEnd { partition, delete_objects, ..ChunkEnd::default() };
     let finished = match next {
+        // What was reached before remains true.
+        Some(_) if current.is_again => None,
         Some((tid, _)) => {
             cell.next_obj = Some(tid);
             end.cell_tid = tid.previous();
@@ -322,6 +325,7 @@ pub(crate) fn fetched_objects(
                 cell.next_obj = cell.next_obj.max(replicator.orders.get(&partition).copied());
             }
             end.cell_tid = Some(current.tid);
+            current.full_passes += u32::from(current.is_full);
             current.step = Step::Ending;
             Some(attempt)
         }
@@ -416,21 +420,60 @@ pub(crate) fn job_done(
     }
 }
 
+/// Asks the master whether something may have been packed that this cell has not packed.
+fn confirm(current: &mut Current, packed: Option<Tid>, shared: &Shared, io: &mut Io<'_, Storage>) {
+    current.step = Step::Confirming;
+    let min_tid = packed.and_then(Tid::next).unwrap_or(Tid::ZERO);
+    if let Some(master) = shared.master {
+        // If the connection is closed, the operation ends.
+        io.ask(master, Packet::AskPackOrders { min_tid }, Ticket::Confirm(current.attempt));
+    }
+}
+
+/// The master told whether there are packs that the cell of this attempt has not done.
+pub(crate) fn confirmed(
+    operation: &mut Operation,
+    shared: &mut Shared,
+    io: &mut Io<'_, Storage>,
+    attempt: u64,
+    is_packed: bool,
+) {
+    let Some(current) = operation.replicator.attempted(attempt) else { return };
+    if current.step != Step::Confirming {
+        return;
+    }
+    if is_packed && current.full_passes < 2 {
+        log::debug!("compare partition {} from the beginning: it was packed", current.partition);
+        current.is_again = true;
+        current.is_full = true;
+        return list_objects(current, shared, io, Tid::ZERO, Oid::ZERO);
+    }
+    current.is_confirmed = true;
+    current.step = Step::Ending;
+    finish(operation, shared, io, attempt);
+}
+
 /// A partition is replicated, and it is on disk. Upstream: `finish`.
 fn finish(operation: &mut Operation, shared: &mut Shared, io: &mut Io<'_, Storage>, attempt: u64) {
     let replicator = &mut operation.replicator;
     let is_ended =
-        |current: &mut Current| current.attempt == attempt && current.step == Step::Ending;
-    let Some(current) = replicator.current.take_if(is_ended) else { return };
-    let Current { partition, tid, source, conn, .. } = current;
-    log::debug!("partition {partition} replicated up to {tid} from {source:?}");
+        |current: &&mut Current| current.attempt == attempt && current.step == Step::Ending;
+    let Some(current) = replicator.current.as_mut().filter(is_ended) else { return };
+    let partition = current.partition;
     let Some(cell) = replicator.cells.get(&partition) else { return };
     let is_ordered_again =
         replicator.orders.contains_key(&partition) && !replicator.sources.contains_key(&partition);
-    if cell.max_ttid.is_some() || is_ordered_again {
-        log::debug!("unfinished transactions: {:?}", replicator.ttids);
-    } else {
+    let is_last = cell.max_ttid.is_none() && !is_ordered_again;
+    if is_last && !current.is_confirmed {
+        return confirm(current, operation.pack.completed(partition), shared, io);
+    }
+    log::debug!("partition {partition} replicated up to {} from {:?}", current.tid, current.source);
+    let (tid, conn) = (current.tid, current.conn);
+    replicator.current = None;
+    if is_last {
         operation.transactions.replicated(partition, tid);
+    } else {
+        log::debug!("unfinished transactions: {:?}", replicator.ttids);
     }
     // This source is good.
     if let Some(address) = io.address(conn) {

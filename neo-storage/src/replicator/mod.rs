@@ -16,6 +16,18 @@
 //!                +------ the end is on disk --> Transactions::replicated --> NotifyReplicationDone
 //! ```
 //!
+//! Packs make this incomplete: they also remove the deletion of an object, with the object.
+//! 1. An object is deleted while this node is away.
+//! 2. The source packs: it has nothing of the object any more.
+//! 3. This node is back, and only compares what is newer than what it had: for it, the object would
+//!    exist for ever.
+//!
+//! The same may happen while a pack goes on at the source: the object is still there when its range is
+//! compared, its deletion is not there any more when it is the turn of the deletion. So before the end, the
+//! master is asked if there are packs that this cell has not done; if there are, objects are compared from
+//! the beginning, so that there are two such comparisons with one source: what the first one could not get
+//! was gone before the second one began.
+//!
 //! A node can not rely on others to fetch what is being committed, so cells that are out of date are
 //! written too:
 //! 1. ask the master which transactions are not finished; from this answer on, new transactions are
@@ -49,7 +61,7 @@ use crate::limits::RETRY_SOURCE_DELAY;
 use crate::operation::{Operation, OperationAfter, write_for};
 
 pub(crate) use fetch::{
-    add_object, add_transaction, fetched_objects, fetched_transactions, job_done,
+    add_object, add_transaction, confirmed, fetched_objects, fetched_transactions, job_done,
 };
 pub(crate) use source::{close_client, connect_node, connected, connection_lost, identify};
 
@@ -133,6 +145,8 @@ enum Step {
     },
     /// Waits for the end to be on disk.
     Ending,
+    /// Waits for the master: are there packs that this cell has not done?
+    Confirming,
 }
 
 /// The partition that is being replicated.
@@ -151,6 +165,14 @@ struct Current {
     /// Start of the range that is being fetched.
     min_tid: Tid,
     min_oid: Oid,
+    /// Comparisons of all objects from the beginning that are finished.
+    full_passes: u32,
+    /// The current comparison of objects began at the beginning.
+    is_full: bool,
+    /// Objects are being compared again.
+    is_again: bool,
+    /// Objects are complete, whatever was packed.
+    is_confirmed: bool,
     /// Received rows that are not given to the database yet.
     transactions: Vec<ReplicatedTransaction>,
     objects: Vec<ReplicatedObject>,
@@ -332,7 +354,6 @@ pub(crate) fn transaction_finished(
     }
     let min_ttid = replicator.ttids.first().copied().unwrap_or(Ttid::INVALID);
     let current = replicator.current.as_ref().map(|current| current.partition);
-    let mut complete = Vec::new();
     for (partition, cell) in &mut replicator.cells {
         let Some(max_ttid) = cell.max_ttid.filter(|ttid| *ttid != Ttid::INVALID) else { continue };
         if let Some(max_tid) = max_tid {
@@ -343,15 +364,12 @@ pub(crate) fn transaction_finished(
         if max_ttid < min_ttid {
             cell.max_ttid = None;
             if current != Some(*partition) && !replicator.orders.contains_key(partition) {
-                // All were aborted. Up to where it was replicated is not known any more, but this is
-                // not wrong, and ignored by the master.
-                complete.push((*partition, max_ttid.as_tid()));
+                // All were aborted: nothing more to fetch, but the end has to be confirmed.
+                log::debug!("all unfinished transactions are aborted partition={partition}");
+                let tid = cell.next_obj.and_then(Tid::previous).unwrap_or(Tid::ZERO);
+                replicator.orders.insert(*partition, tid);
             }
         }
-    }
-    for (partition, tid) in complete {
-        log::debug!("all unfinished transactions are aborted partition={partition}");
-        operation.transactions.replicated(partition, tid);
     }
     poll(operation, shared, io);
 }
@@ -524,6 +542,11 @@ pub(crate) fn poll(operation: &mut Operation, shared: &mut Shared, io: &mut Io<'
             is_first: true,
             min_tid: Tid::ZERO,
             min_oid: Oid::ZERO,
+            full_passes: 0,
+            is_full: false,
+            is_again: false,
+            // In a backup cluster, orders are replicated as well, before what they pack.
+            is_confirmed: shared.backup_tid.is_some(),
             transactions: Vec::new(),
             objects: Vec::new(),
             bytes: 0,

@@ -2,7 +2,7 @@
 //! Packs and other background tasks.
 
 use bytes::Bytes;
-use neo_common::protocol::{ErrorCode, MsgId, PackOids, Packet};
+use neo_common::protocol::{CellState, ErrorCode, MsgId, PackOids, Packet};
 use neo_common::types::Ttid;
 use neo_storage::database::memory::Disk;
 use neo_storage::database::{Done, Read};
@@ -219,6 +219,29 @@ fn cell_discarded_during_pack() {
     expect_completed(&mut node, 40);
     assert_eq!(history(&mut node, 1), [19]);
     assert!(history(&mut node, 2).is_empty(), "dropped");
+}
+
+/// A cell that feeds is not packed. The pack is completed once it leaves, or is packed as the others
+/// are.
+#[test]
+fn feeding_cell_during_pack() {
+    for is_kept in [false, true] {
+        let rows = vec![row(&[(1, CellState::Feeding), (2, O)]), row(&[(1, U)])];
+        let mut node = with_history(Node::serving_table(rows, &[2]));
+        sign(&mut node, 40);
+        order(&mut node, 0, Some((40, None, 99)));
+        assert!(node.told().is_none());
+        let changes = match is_kept {
+            true => vec![(0, s(1), U)],
+            false => vec![(0, s(2), U), (0, s(1), DISCARDED)],
+        };
+        node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+        if is_kept {
+            order(&mut node, 0, Some((40, None, 99)));
+        }
+        expect_completed(&mut node, 40);
+        assert_eq!(history(&mut node, 1), [19]);
+    }
 }
 
 /// An order that no master would give.

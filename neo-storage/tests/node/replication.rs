@@ -124,6 +124,15 @@ fn answer_objects(node: &mut Node, conn: ConnId, id: MsgId, next: Option<(u64, u
     node.write_as(conn, id, &answer);
 }
 
+/// At the end, the node asks for packs that it has not done. There is none.
+#[track_caller]
+fn no_pack(node: &mut Node, completed: u64) {
+    let (id, packet) = node.told().expect("AskPackOrders");
+    assert_eq!(packet, Packet::AskPackOrders { min_tid: tid(completed + 1) });
+    let master = node.master.unwrap();
+    node.write_as(master, id, &Packet::AnswerPackOrders { orders: Vec::new() });
+}
+
 fn next_tid(node: &mut Node) -> CellNext {
     let Done::CellNextTids(next) = node.latest(Read::CellNextTids) else { panic!() };
     next.into_iter().find(|(partition, _)| *partition == 1).unwrap().1
@@ -157,6 +166,7 @@ fn replicate() {
     assert!(node.told().is_none());
     node.hold_writes = false;
     node.run();
+    no_pack(&mut node, 0);
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(21) };
     assert_eq!(node.told().unwrap().1, done);
     assert_eq!(next_tid(&mut node), CellNext::OutOfDate(tid(22)));
@@ -202,6 +212,7 @@ fn resuming_replication() {
     let to_delete = Map(vec![(tid(21), vec![oid(1)])]);
     let answer = Packet::AnswerFetchObjects { next_tid: None, next_oid: None, to_delete };
     node.write_as(conn, id, &answer);
+    no_pack(&mut node, 0);
     let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(31) };
     assert_eq!(node.told().unwrap().1, done);
     let changes = vec![(1, s(1), U)];
@@ -232,8 +243,61 @@ fn replication_blocked_by_unfinished() {
     assert!(node.told().is_none());
     // The last one is aborted: nothing more to fetch.
     node.tell(Packet::AbortTransaction { ttid: ttid(9), nids: Vec::new() });
+    let id = expect_transactions(&mut node, conn, (22, 21), &[]);
+    answer_transactions(&mut node, conn, id, None);
+    let id = expect_objects(&mut node, conn, (22, 0, 21), &[]);
+    answer_objects(&mut node, conn, id, None);
+    no_pack(&mut node, 0);
     let (_, packet) = node.told().unwrap();
     assert!(matches!(packet, Packet::NotifyReplicationDone { partition: 1, .. }), "{packet:?}");
+}
+
+/// What was packed meanwhile may have taken a deletion away: objects are compared from the beginning,
+/// until there are 2 such comparisons with one source.
+#[test]
+fn packed_meanwhile() {
+    let mut node = Node::serving_table(vec![row(&[(2, U)]), row(&[(1, U), (2, U)])], &[2]);
+    let client = node.client(1);
+    node.commit(client, 3, 11, &[(1, 0, "a"), (3, 0, "b")]);
+    let mut node = Node::start(config(), node.disk.clone(), 1);
+    node.identify(&[2]);
+    node.recover(vec![row(&[(2, U)]), row(&[(1, O), (2, U)])]);
+    node.operate(false);
+    unfinished(&mut node, &[1], 31, &[]);
+    let conn = accept_node(&mut node, 2);
+    let id = expect_transactions(&mut node, conn, (12, 31), &[]);
+    answer_transactions(&mut node, conn, id, None);
+    let id = expect_objects(&mut node, conn, (12, 0, 31), &[]);
+    answer_objects(&mut node, conn, id, None);
+    let (id, packet) = node.told().expect("AskPackOrders");
+    assert_eq!(packet, Packet::AskPackOrders { min_tid: tid(1) });
+    let order = (tid(21), Some(true), false, None, tid(19));
+    let master = node.master.unwrap();
+    node.write_as(master, id, &Packet::AnswerPackOrders { orders: vec![order.clone()] });
+    // Object 3 was deleted, and packed.
+    let id = expect_objects(&mut node, conn, (0, 0, 31), &[(11, 1), (11, 3)]);
+    let to_delete = Map(vec![(tid(11), vec![oid(3)])]);
+    let answer = Packet::AnswerFetchObjects { next_tid: None, next_oid: None, to_delete };
+    node.write_as(conn, id, &answer);
+    for _ in 0..2 {
+        let (id, packet) = node.told().expect("AskPackOrders");
+        assert_eq!(packet, Packet::AskPackOrders { min_tid: tid(1) });
+        node.write_as(master, id, &Packet::AnswerPackOrders { orders: vec![order.clone()] });
+        if let Some((id, packet)) = node.receive(conn) {
+            assert!(
+                matches!(packet, Packet::AskFetchObjects { min_tid: Tid::ZERO, .. }),
+                "{packet:?}"
+            );
+            answer_objects(&mut node, conn, id, None);
+        }
+    }
+    let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(31) };
+    assert_eq!(node.told().unwrap().1, done);
+    let changes = vec![(1, s(1), U)];
+    node.tell(Packet::NotifyPartitionChanges { ptid: 3, replicas: 0, changes });
+    let client = node.client(1);
+    assert_eq!(node.load(client, 1), (11, "a".into()));
+    assert_eq!(node.ask_error(client, load(3)).0, ErrorCode::OidDoesNotExist);
 }
 
 /// Stores during the replication take no lock; they become locks before the master is told, once
@@ -252,6 +316,7 @@ fn notify_replicated() {
     let id = expect_objects(&mut node, conn, (0, 0, 11), &[]);
     node.write_as(conn, id, &add_object(1, 11, "old"));
     answer_objects(&mut node, conn, id, None);
+    no_pack(&mut node, 0);
     assert!(node.told().is_none());
     node.ask(a, store_transaction(21, &[1]));
     node.lock(21, 31);
@@ -280,6 +345,7 @@ fn replication_aborted_by_source() {
     answer_transactions(&mut node, other, id, None);
     let id = expect_objects(&mut node, other, (0, 0, 11), &[]);
     answer_objects(&mut node, other, id, None);
+    no_pack(&mut node, 0);
     assert!(matches!(node.told().unwrap().1, Packet::NotifyReplicationDone { partition: 1, .. }));
     node.expect_nothing(conn);
     node.advance(Duration::from_secs(1));
