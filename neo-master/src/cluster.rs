@@ -21,7 +21,9 @@ use neo_common::engine::{ConnId, Io};
 use neo_common::node::{Node, NodeKey, NodeManager};
 use neo_common::partition_table::TableError;
 use neo_common::planted;
-use neo_common::protocol::{ClusterState, MsgId, NodeEntry, NodeState, NodeType, Packet};
+use neo_common::protocol::{
+    CellState, ClusterState, MsgId, NodeEntry, NodeState, NodeType, Packet,
+};
 use neo_common::time::Now;
 use neo_common::types::{NodeId, Ptid, Tid};
 
@@ -109,6 +111,8 @@ pub struct Cluster {
     pub backup_tid: Option<Tid>,
     /// Truncation that storages have not all done.
     pub truncate_tid: Option<Tid>,
+    /// What the operator ordered, as long as it is not sure that storages know it.
+    pub truncate_order: Option<Tid>,
     /// For whom recovery waits.
     pub startup: Startup,
     /// There is a database: a new partition table is not made automatically any more.
@@ -116,8 +120,12 @@ pub struct Cluster {
     /// Version of the partition table when the last recovery began. Storages that are away may have
     /// it: it must not be the version of another table.
     pub told_ptid: Option<Ptid>,
-    /// Version of the partition table when the last transaction was committed. Readable cells of
-    /// older versions may miss transactions.
+    /// Version of the partition table with which the cluster was started last, or when storages were
+    /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells
+    /// of older versions may miss transactions.
+    pub lock_ptid: Option<Ptid>,
+    /// Version when the last transaction was committed. A node that is readable by an older one may
+    /// have been lost before it locked the transaction: only all nodes together know what was decided.
     pub commit_ptid: Option<Ptid>,
     /// When this master began to play the primary role; `None` if it is secondary.
     pub primary_since: Option<f64>,
@@ -160,9 +168,11 @@ impl Cluster {
             last_tid: Tid::ZERO,
             backup_tid: None,
             truncate_tid: None,
+            truncate_order: None,
             startup: Startup::WhenComplete,
             has_table: false,
             told_ptid: None,
+            lock_ptid: None,
             commit_ptid: None,
             primary_since: None,
             is_stopping: false,
@@ -367,7 +377,12 @@ impl Cluster {
         Some(self.next_version(changes))
     }
     fn next_version(&mut self, changes: Changes) -> Packet {
-        let ptid = self.pt.next_ptid();
+        self.pt.next_ptid();
+        self.current_version(changes)
+    }
+    /// What changed to make the current version of the table.
+    pub fn current_version(&self, changes: Changes) -> Packet {
+        let ptid = self.pt.table().ptid().unwrap_or_default();
         let replicas = self.pt.table().replicas();
         log::debug!("partition table updated (ptid={ptid})");
         Packet::NotifyPartitionChanges { ptid, replicas, changes }
@@ -375,6 +390,9 @@ impl Cluster {
     /// Tells all identified nodes but masters. Pending storages too, see
     /// [`Self::broadcast_nodes`].
     pub fn broadcast_partition_changes(&mut self, io: &mut Io<'_, Master>, changes: Changes) {
+        for (_, nid, _) in changes.iter().filter(|(.., state)| *state == CellState::Discarded) {
+            self.tm.cell_discarded(*nid);
+        }
         if let Some(packet) = self.partition_changes(changes) {
             self.broadcast_table(io, &packet);
         }
@@ -468,7 +486,8 @@ impl Cluster {
         }
         self.readiness += 1;
         self.ready.insert(nid, Ready { readiness: self.readiness, conn });
-        let (approved, rejected) = self.pm.signed(Tid::ZERO);
+        let (mut approved, rejected) = self.pm.signed(Tid::ZERO);
+        approved.extend(self.pm.missed_by(nid).filter(|_| approved.is_empty()));
         if !(approved.is_empty() && rejected.is_empty()) {
             io.send(conn, Packet::NotifyPackSigned { approved, rejected });
         }

@@ -122,6 +122,7 @@ pub fn finish(
     }
     let transaction = app.cluster.tm.voting(ttid, reply_to.conn)?;
     let (readiness, failed) = (transaction.readiness, std::mem::take(&mut transaction.failed));
+    let younger = std::mem::take(&mut transaction.younger);
 
     let changed = oids.iter().map(|oid| oid.partition(partitions)).chain(deleted);
     let changed = without_duplicates(changed.collect());
@@ -140,12 +141,12 @@ pub fn finish(
         }
     }
     let cluster = &mut app.cluster;
-    let involved = involved(cluster, &touched, readiness);
+    let involved = involved(cluster, &touched, (readiness, &younger));
     if involved.is_empty() {
         return incomplete(cluster, io, reply_to, ttid);
     }
     let nids = involved.iter().map(|(nid, _)| *nid).collect();
-    let content = Content { oids, partitions: changed };
+    let content = Content { oids, partitions: changed, ptid: cluster.pt.table().ptid() };
     let now_us = io.now().realtime_us;
     let tid = cluster.tm.prepare(ttid, reply_to, content, nids, (partitions, now_us))?;
     log::debug!("finish ttid={ttid} tid={tid}");
@@ -179,11 +180,16 @@ fn drop_failed(
 }
 
 /// Storages that have a cell of these partitions, and know the transaction since it began.
-fn involved(cluster: &Cluster, touched: &[Partition], readiness: u64) -> Vec<(NodeId, ConnId)> {
+fn involved(
+    cluster: &Cluster,
+    touched: &[Partition],
+    (readiness, younger): (u64, &BTreeSet<(Partition, NodeId)>),
+) -> Vec<(NodeId, ConnId)> {
     let mut involved: Vec<(NodeId, ConnId)> = Vec::new();
     for partition in touched {
         for cell in cluster.pt.cells(*partition) {
             if !involved.iter().any(|(nid, _)| *nid == cell.nid)
+                && !younger.contains(&(*partition, cell.nid))
                 && let Some(ready) = cluster.ready_since(cell.nid, readiness)
             {
                 involved.push((cell.nid, ready.conn));
@@ -293,7 +299,9 @@ impl Cluster {
         ttid: Ttid,
         transaction: Transaction,
     ) {
-        let Transaction { client, finishing: Some(finishing), waiting, .. } = transaction else {
+        let Transaction { client, finishing: Some(finishing), waiting, left, readiness, .. } =
+            transaction
+        else {
             return;
         };
         let tid = finishing.tid;
@@ -320,8 +328,16 @@ impl Cluster {
             self.notify_pack_signed(io, &[tid], &[]);
         }
         self.notify_finished(io, ttid, Some(tid), &waiting);
+        // Those that voted it for cells that they do not have any more, or that they replicate. They know
+        // already that it is finished: to them, this is not the end of a transaction to wait for.
+        for nid in left.into_iter().filter(|nid| !finishing.involved.contains(nid)) {
+            if let Some(ready) = self.ready_since(nid, readiness) {
+                io.send(ready.conn, Packet::AbortTransaction { ttid, nids: Vec::new() });
+            }
+        }
         assert!(self.last_tid < tid, "tids increase: {} then {tid}", self.last_tid);
         self.last_tid = tid;
+        self.lock_ptid = self.lock_ptid.max(finishing.ptid);
         self.commit_ptid = self.pt.table().ptid();
     }
 

@@ -95,6 +95,7 @@ pub struct PackManager {
     packs: BTreeMap<Tid, Pack>,
     /// Greatest id of which all orders up to it are completed and forgotten.
     max_completed: Option<Tid>,
+    past: Option<Tid>,
     /// What each storage said.
     completed: BTreeMap<NodeId, Tid>,
     old: BTreeMap<u64, OldOrders>,
@@ -154,7 +155,8 @@ impl PackManager {
     pub fn signed(&self, min_tid: Tid) -> (Vec<Tid>, Vec<Tid>) {
         let mut approved = Vec::new();
         let mut rejected = Vec::new();
-        approved.extend(self.max_completed.filter(|tid| min_tid <= *tid && *tid != Tid::ZERO));
+        let is_told = |tid: &Tid| min_tid <= *tid && *tid != Tid::ZERO && Some(*tid) != self.past;
+        approved.extend(self.max_completed.filter(is_told));
         for (tid, pack) in self.packs.range(min_tid..) {
             match pack.order.approved {
                 Some(true) => approved.push(*tid),
@@ -194,6 +196,16 @@ impl PackManager {
     /// A storage said up to which order it is done.
     pub fn set_completed(&mut self, nid: NodeId, tid: Tid) {
         self.completed.insert(nid, tid);
+    }
+    /// When the service begins, storages with readable cells have completed the orders up to this one.
+    pub fn set_past(&mut self, tid: Tid) {
+        self.past = Some(tid).filter(|tid| *tid != Tid::ZERO);
+        self.max_completed = self.max_completed.max(self.past);
+    }
+    /// The last order that was completed before the service began, if this storage, which was away, has
+    /// to be told that there was one.
+    pub fn missed_by(&self, nid: NodeId) -> Option<Tid> {
+        self.past.filter(|past| self.completed.get(&nid).is_some_and(|tid| tid < past))
     }
     /// Smallest id that these storages completed; `None` if none of them said anything.
     pub fn completed_by(&self, nids: &BTreeSet<NodeId>) -> Option<Tid> {

@@ -28,6 +28,10 @@ pub use tweak::Topology;
 /// Changed cells, as in `NotifyPartitionChanges`.
 pub type Changes = Vec<(Partition, NodeId, CellState)>;
 
+/// How far the first versions of 2 consecutive primary masters are from each other: more than the
+/// number of versions that a master can tell to some storages without the others.
+const PTIDS_OF_MASTER: Ptid = 1 << 16;
+
 /// Why an operation is refused; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PartitionTableError {
@@ -111,6 +115,13 @@ impl PartitionTable {
         let ptid = self.table.ptid().map_or(1, |ptid| ptid + 1);
         self.table.set_ptid(Some(ptid));
         ptid
+    }
+    /// A primary master begins to number versions, greater than those that are known.
+    ///
+    /// A storage that is not there may have versions that nobody else knows, told by a master that did not
+    /// last: all versions of each master are greater than those of the masters before.
+    pub fn begin_ptids(&mut self, known: Ptid) {
+        self.table.set_ptid(Some((known / PTIDS_OF_MASTER + 1) * PTIDS_OF_MASTER));
     }
     /// Changes the wanted number of replicas. Cells do not change until the next `tweak`.
     pub const fn set_replicas(&mut self, replicas: u32) {

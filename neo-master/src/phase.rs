@@ -135,6 +135,7 @@ impl Master {
                     None => Startup::Restart,
                     Some(_) => Startup::WhenComplete,
                 };
+                cluster.truncate_order = truncate.or(cluster.truncate_order);
                 stop_operation(cluster, io, truncate);
                 *phase = Phase::Recovery(Recovery::start(cluster, io));
             }
@@ -188,8 +189,6 @@ impl Master {
 /// Verification is done.
 fn serve(cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Phase {
     cluster.has_table = true;
-    // What is in the readable cells now is what there is.
-    cluster.commit_ptid = None;
     if cluster.options.backup && cluster.last_tid == Tid::ZERO {
         cluster.pt.set_backup_tids(|_| Tid::ZERO);
         cluster.backup_tid = Some(Tid::ZERO);

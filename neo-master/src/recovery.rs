@@ -2,8 +2,8 @@
 //! Recovery: finding the latest partition table, and the storages without which the cluster cannot
 //! start. Upstream: master/recovery.py.
 //!
-//! Each storage that identifies is asked `AskRecovery`. The first one that has the greatest ptid is
-//! asked `AskPartitionTable`; others with the same ptid are asked if it is lost meanwhile.
+//! Each storage that identifies is asked `AskRecovery`, then `AskPartitionTable` if it has one; [`versions`]
+//! tells which of them counts. Upstream asks one storage that has the greatest ptid.
 //!
 //! ```text
 //!  table known?   who must be there                                        by
@@ -18,8 +18,8 @@
 //! that do not know it before.
 //!
 //! Two things are safer than upstream's after an interruption of the service. A new table is not
-//! made if there was one. And a table does not allow an automatic restart with some readable cells
-//! if transactions were committed since its version:
+//! made if there was one. And a table does not allow an automatic restart
+//! if transactions were committed since its version, whatever it says:
 //! 1. S1 and S2 are up-to-date. S2 is lost: its cells become out-of-date (version 2).
 //! 2. Transactions are committed, on S1 only. S1 is lost.
 //! 3. S2 is back with version 1, which says that its cells are readable.
@@ -31,28 +31,38 @@
 //!
 //! Unlike upstream, a table is never created when a storage has one that could not be got yet.
 
+mod versions;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::engine::{ConnId, Fault, Handled, Io};
 use neo_common::node::{Link, Node, NodeKey};
+use neo_common::partition_table::PartitionTable as Table;
 use neo_common::planted;
-use neo_common::protocol::{ClusterState, NodeState, NodeType, Packet, Rows};
-use neo_common::types::{NodeId, Ptid, Tid};
+use neo_common::protocol::{CellState, ClusterState, NodeEntry, NodeState, NodeType, Packet, Rows};
+use neo_common::types::{NodeId, Partition, Ptid, Tid};
 
 use crate::app::{Master, Ticket};
 use crate::cluster::{Cluster, Startup};
 use crate::handlers::election::ElectionHandler;
 use crate::partition_table::PartitionTable;
 use crate::phase::Transition;
+use versions::Versions;
+
+/// Greatest version that a cluster may reach.
+const PTID_MAX: Ptid = Ptid::MAX / 4;
 
 /// State of a recovery.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    /// Greatest ptid that a storage has.
-    target: Option<Ptid>,
-    /// Storages that have it, the first one is being asked. Empty once it is loaded.
-    asked: Vec<NodeId>,
-    loaded: bool,
+    versions: Versions,
+    /// The one that counts.
+    loaded: Option<Table>,
+    /// Cells that are not readable, whatever it says.
+    outdated: Vec<(Partition, NodeId)>,
+    /// Storages that have no table, hence no data.
+    empty: BTreeSet<NodeId>,
     backup_tids: BTreeMap<NodeId, Option<Tid>>,
     truncate_tids: BTreeMap<NodeId, Option<Tid>>,
     /// Other masters must be tried (again).
@@ -95,13 +105,16 @@ impl Recovery {
     fn startable(&self, cluster: &Cluster) -> Option<BTreeSet<NodeId>> {
         let is_pending = |nid: &NodeId| cluster.nm.state_of(*nid) == NodeState::Pending;
         if cluster.pt.is_filled() {
-            let readable = cluster.pt.operational_nodes(|nid| is_pending(&nid))?;
+            let ptid = cluster.pt.table().ptid();
+            let pt = self.effective(&cluster.pt);
+            let readable = pt.operational_nodes(|nid| is_pending(&nid))?;
+            let is_old = ptid < cluster.lock_ptid && !planted!(StartWithOldTable);
             let is_enough = match cluster.startup {
-                Startup::WhenComplete => planted!(SplitAfterElection),
-                Startup::Restart => {
-                    cluster.pt.table().ptid() >= cluster.commit_ptid || planted!(StartWithOldTable)
-                }
                 Startup::Forced => true,
+                // A storage was lost before it sent a later one, or is not back yet.
+                _ if self.versions.greatest_missing() > ptid || is_old => return None,
+                Startup::WhenComplete => planted!(SplitAfterElection),
+                Startup::Restart => ptid >= cluster.commit_ptid || planted!(StartWithOldTable),
             };
             if is_enough {
                 return Some(readable.into_iter().filter(is_pending).collect());
@@ -113,7 +126,7 @@ impl Recovery {
             };
             return needed.iter().all(is_pending).then_some(needed);
         }
-        if self.target.is_some() {
+        if !self.versions.is_empty() {
             return None;
         }
         let nids: BTreeSet<NodeId> = cluster.storages().map(|(nid, _)| nid).collect();
@@ -125,6 +138,16 @@ impl Recovery {
             Startup::WhenComplete => autostart.is_some_and(|count| nids.len() >= count as usize),
         };
         is_enough.then_some(nids)
+    }
+
+    /// The table to start with: it gets a number once the cluster starts.
+    fn effective<'a>(&self, pt: &'a PartitionTable) -> Cow<'a, PartitionTable> {
+        let mut pt = Cow::Borrowed(pt);
+        for (partition, nid) in &self.outdated {
+            let changed = pt.to_mut().set_cell(*partition, *nid, CellState::OutOfDate);
+            debug_assert!(changed.is_ok(), "the cell exists");
+        }
+        pt
     }
 
     /// Gives a pending truncation to the storages that do not know it. Whether there were any.
@@ -151,6 +174,9 @@ impl Recovery {
         let is_new = !cluster.pt.is_filled();
         if !is_new {
             cluster.has_table = true;
+            // Before this master, transactions may have been committed up to this version.
+            cluster.lock_ptid = cluster.lock_ptid.max(cluster.pt.table().ptid());
+            cluster.pt = self.effective(&cluster.pt).into_owned();
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
             nids = cluster.pt.table().nodes().filter(connected).collect();
         }
@@ -170,25 +196,22 @@ impl Recovery {
             pt.make(&nids, &cluster.topology()).expect("there is at least one node");
             // If the cluster was interrupted before it served, a storage that is away may have got
             // another table. It must not look as recent as this one.
-            while pt.table().ptid() <= cluster.told_ptid {
-                pt.next_ptid();
+            if let Some(told_ptid) = cluster.told_ptid {
+                pt.begin_ptids(told_ptid);
             }
             cluster.pt = pt;
             cluster.send_to_admins(io, &cluster.partition_table());
         } else {
-            let told_ptid = cluster.told_ptid;
-            let Cluster { pt, nm, .. } = &mut *cluster;
+            let Cluster { pt, nm, told_ptid, .. } = &mut *cluster;
             let changes = pt.outdate(None, |nid| nm.state_of(nid) == NodeState::Running);
-            if pt.table().ptid() < told_ptid {
-                // The same goes for a storage that is away with a later table than this one:
-                // 1. S1 and S2 are up-to-date. S1 is lost: S2 gets version 2, then it is lost as well.
-                // 2. S1 is back. Nothing was committed meanwhile, so the cluster restarts with it: its
-                //    table must not be version 2, otherwise that of S2 may be taken for it later.
-                while pt.table().ptid() <= told_ptid {
-                    pt.next_ptid();
-                }
-                cluster.send_to_admins(io, &cluster.partition_table());
-            } else if let Some(packet) = cluster.partition_changes(changes) {
+            let is_common = *told_ptid <= pt.table().ptid() && self.versions.all_have(pt.table());
+            if !(changes.is_empty() && is_common) {
+                let known = [*told_ptid, self.versions.greatest(), pt.table().ptid()];
+                pt.begin_ptids(known.into_iter().flatten().max().unwrap_or_default());
+                let packet = match self.outdated.is_empty() {
+                    true => cluster.current_version(changes),
+                    false => cluster.partition_table(),
+                };
                 cluster.send_to_admins(io, &packet);
             }
             if cluster.backup_tid.is_some() {
@@ -200,30 +223,39 @@ impl Recovery {
     }
 
     /// A storage answered `AskRecovery`.
+    ///
+    /// # Errors
+    /// If no cluster can have such a version.
     pub fn answer_recovery(
         &mut self,
+        cluster: &mut Cluster,
         io: &mut Io<'_, Master>,
         (nid, conn): (NodeId, ConnId),
         ptid: Option<Ptid>,
         backup_tid: Option<Tid>,
         truncate_tid: Option<Tid>,
-    ) {
+    ) -> Handled {
         // Without ptid, the storage has no table.
-        if let Some(ptid) = ptid.filter(|ptid| *ptid > 0) {
-            if self.target.is_none_or(|target| target < ptid && !planted!(StalePartitionTable)) {
-                self.target = Some(ptid);
-                self.asked.clear();
-                self.loaded = false;
-            }
-            if self.target == Some(ptid) && !self.loaded && !self.asked.contains(&nid) {
-                self.asked.push(nid);
-                if self.asked.len() == 1 {
-                    io.ask(conn, Packet::AskPartitionTable {}, Ticket::Recovery);
-                }
-            }
+        let ptid = ptid.filter(|ptid| *ptid > 0);
+        if ptid.is_some_and(|ptid| ptid > PTID_MAX) {
+            return Err(Fault::protocol("version of a partition table that cannot be"));
+        }
+        self.versions.announce(nid, ptid);
+        if ptid.is_some() {
+            io.ask(conn, Packet::AskPartitionTable {}, Ticket::Recovery);
         }
         self.backup_tids.insert(nid, backup_tid);
         self.truncate_tids.insert(nid, truncate_tid);
+        match ptid {
+            Some(_) => self.empty.remove(&nid),
+            None => self.empty.insert(nid),
+        };
+        let nodes = self.add_nodes(cluster, io)?;
+        if !nodes.is_empty() {
+            let timestamp = cluster.next_timestamp(io.now());
+            cluster.send_to_admins(io, &Packet::NotifyNodeInformation { timestamp, nodes });
+        }
+        Ok(())
     }
 
     /// A storage answered `AskPartitionTable`.
@@ -237,59 +269,81 @@ impl Recovery {
         nid: NodeId,
         (ptid, replicas, rows): (Ptid, u32, Rows),
     ) -> Handled {
-        if self.asked.first() != Some(&nid) {
-            // Another storage has a newer one.
-            return Ok(());
-        }
-        if self.target != Some(ptid) {
+        check_table(&rows)?;
+        let mut table = Table::new();
+        table.load(Some(ptid), replicas, &rows).map_err(|e| Fault::protocol(e.to_string()))?;
+        if !self.versions.receive(nid, table) {
             return Err(Fault::protocol("not the partition table that was announced"));
         }
-        // A storage without data must not be taken for one that has cells:
-        // 1. The master restarts and knows nobody.
-        // 2. A new storage comes first, and gets id 1.
-        // 3. Storage 2 comes, and has a table with cells of storage 1.
-        for (nid, _) in rows.iter().flatten() {
-            let key = cluster.nm.by_nid(*nid).map(Node::key);
-            if let Some(key) = key.filter(|key| cluster.newcomers.contains(key)) {
-                cluster.evict(io, key);
-            }
+        self.load(cluster, io)
+    }
+
+    /// Takes the table that counts, if it is not the current one.
+    fn load(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Handled {
+        let Some((nid, table)) = self.versions.choose() else { return Ok(()) };
+        let outdated = self.versions.outdated(table);
+        if self.loaded.as_ref() != Some(table) {
+            let (ptid, replicas, rows) = (table.ptid(), table.replicas(), table.to_wire());
+            let loaded = cluster.pt.load(ptid.unwrap_or_default(), replicas, &rows);
+            loaded.map_err(|error| Fault::protocol(error.to_string()))?;
+            self.loaded = Some(table.clone());
+            let nodes = self.add_nodes(cluster, io)?;
+            let timestamp = cluster.next_timestamp(io.now());
+            cluster.send_to_admins(io, &Packet::NotifyNodeInformation { timestamp, nodes });
+            cluster.send_to_admins(io, &cluster.partition_table());
         }
-        let unknown = check_table(cluster, &rows)?;
-        let loaded = cluster.pt.load(ptid, replicas, &rows);
-        loaded.map_err(|error| Fault::protocol(error.to_string()))?;
-        let mut keys = Vec::new();
-        for nid in unknown {
-            let created = cluster.nm.create(NodeType::Storage, None, Some(nid), NodeState::Down);
-            keys.push(created.map_err(|error| Fault::protocol(error.to_string()))?);
-        }
-        self.asked.clear();
-        self.loaded = true;
-        let nodes = keys.iter().filter_map(|key| Some(cluster.nm.get(*key)?.entry())).collect();
-        let timestamp = cluster.next_timestamp(io.now());
-        cluster.send_to_admins(io, &Packet::NotifyNodeInformation { timestamp, nodes });
-        cluster.send_to_admins(io, &cluster.partition_table());
+        self.outdated = outdated;
         cluster.backup_tid = self.backup_tids.get(&nid).copied().flatten();
-        cluster.truncate_tid = self.truncate_tids.get(&nid).copied().flatten();
+        // A storage that was lost at once does not know what was ordered.
+        let known = self.truncate_tids.get(&nid).copied().flatten();
+        cluster.truncate_tid = known.into_iter().chain(cluster.truncate_order).min();
         Ok(())
     }
 
+    /// Adds the nodes of the table that are not known.
+    fn add_nodes(
+        &self,
+        cluster: &mut Cluster,
+        io: &mut Io<'_, Master>,
+    ) -> Result<Vec<NodeEntry>, Fault> {
+        self.evict_empty(cluster, io);
+        let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
+        let mut nodes = Vec::new();
+        for nid in nids {
+            if cluster.nm.by_nid(nid).is_some() {
+                continue;
+            }
+            let created = cluster.nm.create(NodeType::Storage, None, Some(nid), NodeState::Down);
+            let key = created.map_err(|error| Fault::protocol(error.to_string()))?;
+            nodes.extend(cluster.nm.get(key).map(Node::entry));
+        }
+        Ok(nodes)
+    }
+
+    /// A storage without data must not be taken for one that has cells:
+    /// 1. The master restarts and knows nobody.
+    /// 2. A new storage comes first, and gets id 1.
+    /// 3. Storage 2 comes, and has a table with cells of storage 1.
+    ///
+    /// Or a storage got its id from a master that restarted before there was a table, and the next master
+    /// gave the same id to another one.
+    fn evict_empty(&self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+        let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
+        for nid in nids {
+            let Some(key) = cluster.nm.by_nid(nid).map(Node::key) else { continue };
+            if cluster.newcomers.contains(&key) || self.empty.contains(&nid) {
+                cluster.evict(io, key);
+            }
+        }
+    }
+
     /// A storage is lost.
-    pub fn storage_lost(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>, nid: NodeId) {
+    pub fn storage_lost(&mut self, nid: NodeId) {
         self.backup_tids.remove(&nid);
         self.truncate_tids.remove(&nid);
-        let Some(index) = self.asked.iter().position(|other| *other == nid) else { return };
-        self.asked.remove(index);
-        if index > 0 {
-            return;
-        }
-        if let Some(conn) = self.asked.first().and_then(|nid| cluster.conn_of(*nid)) {
-            io.ask(conn, Packet::AskPartitionTable {}, Ticket::Recovery);
-        } else {
-            log::warn!(
-                "Waiting for {nid} to come back. No other node has version {:?} of the partition \
-                 table.",
-                self.target
-            );
+        self.empty.remove(&nid);
+        if self.versions.is_missing(nid) {
+            log::warn!("waiting for {nid} to come back: it did not send its partition table");
         }
     }
 }
@@ -299,16 +353,16 @@ pub fn ask_recovery(io: &mut Io<'_, Master>, conn: ConnId) {
     io.ask(conn, Packet::AskRecovery {}, Ticket::Recovery);
 }
 
-/// Checks a stored table, and returns the nodes in it that are not known.
-fn check_table(cluster: &Cluster, rows: &Rows) -> Result<BTreeSet<NodeId>, Fault> {
+/// Checks a stored table.
+fn check_table(rows: &Rows) -> Handled {
     if rows.is_empty() {
         return Err(Fault::protocol("partition table without partition"));
     }
-    let nids: BTreeSet<NodeId> = rows.iter().flatten().map(|(nid, _)| *nid).collect();
-    if nids.iter().any(|nid| nid.node_type() != Some(NodeType::Storage)) {
-        return Err(Fault::protocol("partition table with other nodes than storages"));
+    let mut nids = rows.iter().flatten().map(|(nid, _)| nid);
+    match nids.any(|nid| nid.node_type() != Some(NodeType::Storage)) {
+        true => Err(Fault::protocol("partition table with other nodes than storages")),
+        false => Ok(()),
     }
-    Ok(nids.into_iter().filter(|nid| cluster.nm.by_nid(*nid).is_none()).collect())
 }
 
 /// Connects to all known masters to which there is no connection.

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use neo_common::engine::{ConnId, EventQueue, Fault, Handled};
 use neo_common::planted;
 use neo_common::time::{add_tid, next_tid, tid_from_time};
-use neo_common::types::{NodeId, Oid, Partition, Tid, Ttid};
+use neo_common::types::{NodeId, Oid, Partition, Ptid, Tid, Ttid};
 
 use crate::cluster::ReplyTo;
 
@@ -51,6 +51,8 @@ pub struct Finishing {
     pub oids: Vec<Oid>,
     /// Partitions where objects changed, those of deleted ones included.
     pub partitions: Vec<Partition>,
+    /// Version of the partition table when they were asked to lock it: they have it.
+    pub ptid: Option<Ptid>,
     /// Storages that must make the data visible.
     pub involved: Vec<NodeId>,
     /// Those that have not locked it yet.
@@ -66,6 +68,11 @@ pub struct Transaction {
     pub readiness: u64,
     /// Storages that could not store all of it and will be disconnected for that.
     pub failed: BTreeSet<NodeId>,
+    /// Cells that were assigned since it began. The client may have stored in them or not: they replicate
+    /// it once it is finished.
+    pub younger: BTreeSet<(Partition, NodeId)>,
+    /// Storages that got or lost a cell meanwhile: they may have voted it, and not have to lock it.
+    pub left: BTreeSet<NodeId>,
     /// Who wants to know the end.
     pub waiting: Waiting,
     /// Set once the client asked to finish.
@@ -99,6 +106,8 @@ pub struct Content {
     pub oids: Vec<Oid>,
     /// Partitions where objects changed, those of deleted ones included. Sorted.
     pub partitions: Vec<Partition>,
+    /// Version of the partition table.
+    pub ptid: Option<Ptid>,
 }
 
 /// Requests of clients that may wait, and transactions that may be open: more is a mistake.
@@ -276,6 +285,8 @@ impl TransactionManager {
             client: Some(client),
             readiness,
             failed: BTreeSet::new(),
+            younger: BTreeSet::new(),
+            left: BTreeSet::new(),
             waiting: Waiting::default(),
             finishing: None,
         };
@@ -365,6 +376,7 @@ impl TransactionManager {
             reply_to,
             oids: content.oids,
             partitions: content.partitions,
+            ptid: content.ptid,
             locking: involved.clone(),
             involved,
         });
@@ -447,6 +459,21 @@ impl TransactionManager {
                 finishing.involved.retain(|other| *other != nid);
                 finishing.locking.retain(|other| *other != nid);
             }
+        }
+    }
+
+    /// A storage got a cell.
+    pub fn cell_assigned(&mut self, partition: Partition, nid: NodeId) {
+        for transaction in self.transactions.values_mut() {
+            transaction.younger.insert((partition, nid));
+            transaction.left.insert(nid);
+        }
+    }
+
+    /// A storage lost a cell.
+    pub fn cell_discarded(&mut self, nid: NodeId) {
+        for transaction in self.transactions.values_mut() {
+            transaction.left.insert(nid);
         }
     }
 

@@ -119,9 +119,11 @@ impl Verification {
                     }
                     // Storages are truncated.
                     cluster.truncate_tid = None;
+                    cluster.truncate_order = None;
                     self.step = Step::PackOrders;
                     let nids = cluster.pt.table().readable_nodes();
                     let completed = cluster.pm.completed_by(&nids);
+                    cluster.pm.set_past(completed.unwrap_or(Tid::ZERO));
                     let min_tid = completed.and_then(Tid::next).unwrap_or(Tid::ZERO);
                     self.ask(cluster, io, nids, &Packet::AskPackOrders { min_tid });
                 }

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, Lost};
 use neo_common::limits::CELLS_MAX;
 use neo_common::node::{Node, NodeKey};
-use neo_common::protocol::{ClusterState, ErrorCode, Map, MsgId, NodeState, NodeType, Packet};
+use neo_common::protocol::{
+    CellState, ClusterState, ErrorCode, Map, MsgId, NodeState, NodeType, Packet,
+};
 use neo_common::types::{NodeId, Partition, Tid};
 
 use super::{base_failure, base_packet};
@@ -186,6 +188,11 @@ fn set_node_state(
         if is_running && state == NodeState::Unknown {
             return Err(Fault::denied("a running node must be stopped before removal"));
         }
+        // Whether its data is needed is not known before the latest partition table is: another
+        // storage may still come with it. A connected node would erase everything at once.
+        if state == NodeState::Unknown && cluster.state == ClusterState::Recovering {
+            return Err(Fault::denied("the cluster must be started before removal of a storage"));
+        }
         let (node, has_discarded) = set_storage_state(cluster, io, (key, nid), state)?;
         if has_discarded {
             "node permanently removed".clone_into(&mut message);
@@ -307,6 +314,10 @@ fn tweak_partition_table(
     let rows = pt.table().to_wire();
     if !dry_run {
         cluster.pt = pt;
+        // All others change to another state.
+        for (partition, nid, _) in changes.iter().filter(|c| c.2 == CellState::OutOfDate) {
+            cluster.tm.cell_assigned(*partition, *nid);
+        }
         cluster.broadcast_partition_changes(io, changes);
     }
     Ok(Packet::AnswerTweakPartitionTable { changed, rows })

@@ -174,6 +174,7 @@ fn identify(
         let set = cluster.pt.set_cell(partition, nid, CellState::OutOfDate);
         set.expect("partitions were checked");
         changes.push((partition, nid, CellState::OutOfDate));
+        cluster.tm.cell_assigned(partition, nid);
     }
     cluster.broadcast_partition_changes(io, changes);
 

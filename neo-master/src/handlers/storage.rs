@@ -63,8 +63,8 @@ impl Handler<Master> for RecoveryHandler {
         let Phase::Recovery(recovery) = &mut app.phase else { return Ok(()) };
         match (ticket, packet) {
             (Ticket::Recovery, Packet::AnswerRecovery { ptid, backup_tid, truncate_tid }) => {
-                recovery.answer_recovery(io, (nid, conn), ptid, backup_tid, truncate_tid);
-                Ok(())
+                let cluster = &mut app.cluster;
+                recovery.answer_recovery(cluster, io, (nid, conn), ptid, backup_tid, truncate_tid)
             }
             (Ticket::Recovery, Packet::AnswerPartitionTable { ptid, replicas, rows }) => {
                 let table = (ptid, replicas, rows);
@@ -106,7 +106,7 @@ impl Handler<Master> for RecoveryHandler {
         let Master { cluster, phase, .. } = app;
         set_down(cluster, io, conn);
         if let (Phase::Recovery(recovery), Some(nid)) = (phase, io.nid(conn)) {
-            recovery.storage_lost(cluster, io, nid);
+            recovery.storage_lost(nid);
         }
     }
 }

@@ -216,7 +216,7 @@ fn kill_during_recovery_does_not_outdate_cells() {
     h.answer(storages[2], id, table);
     acked(&mut h, admin, set_node(s(3), NodeState::Down), "state changed");
     assert_eq!(self::table(&h, 3), "OU.");
-    let two = h.recovering(Some(s(2)), 10_002, Some(2));
+    let two = h.with_table(2, 10_002, (2, 1, "OU."));
     h.verify(&[two]);
     assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
 }
@@ -282,10 +282,12 @@ fn truncation_is_given_to_all_storages() {
     let two = h.storage(Some(s(2)), 2);
     let (id, _) = h.until(two, "AskRecovery");
     h.answer(two, id, recovery(Some(Tid::new(200))));
+    h.answer_table(two, (3, 1, "UO U."));
     assert!(matches!(h.engine.app.phase, Phase::Recovery(_)));
     assert_eq!(h.recv(two), Packet::Truncate { tid });
     let (id, _) = h.until(two, "AskRecovery");
     h.answer(two, id, recovery(Some(tid)));
+    h.answer_table(two, (3, 1, "UO U."));
     assert!(matches!(h.engine.app.phase, Phase::Verification(_)));
     // Lost before it is truncated: again, and not without it.
     h.close(two);

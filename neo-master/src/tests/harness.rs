@@ -189,6 +189,18 @@ impl Harness {
     pub fn next(&mut self, conn: ConnId) -> Option<(Option<MsgId>, Packet)> {
         self.peers.get_mut(&conn)?.received.pop_front()
     }
+    /// Takes all requests of this name, before their turn. Returns their ids.
+    pub fn take_named(&mut self, conn: ConnId, name: &str) -> Vec<MsgId> {
+        let mut ids = Vec::new();
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.received.retain(|(id, packet)| {
+                let is_taken = packet.name() == name;
+                ids.extend(id.filter(|_| is_taken));
+                !is_taken
+            });
+        }
+        ids
+    }
     /// The inverse of [`Self::next`], behind the one that follows.
     pub fn put_back_second(&mut self, conn: ConnId, packet: (Option<MsgId>, Packet)) {
         let received = &mut self.peers.get_mut(&conn).unwrap().received;
@@ -306,6 +318,19 @@ impl Harness {
         let (id, _) = self.until(conn, "AskRecovery");
         let answer = Packet::AnswerRecovery { ptid, backup_tid: None, truncate_tid: None };
         self.answer(conn, id, answer);
+    }
+    /// A storage has this table: version, replicas, rows.
+    #[track_caller]
+    pub fn answer_table(&mut self, conn: ConnId, (ptid, replicas, text): (Ptid, u32, &str)) {
+        let (id, _) = self.until(conn, "AskPartitionTable");
+        self.answer(conn, id, Packet::AnswerPartitionTable { ptid, replicas, rows: rows(text) });
+    }
+    /// A storage that has an id and this table.
+    #[track_caller]
+    pub fn with_table(&mut self, index: u32, port: u16, table: (Ptid, u32, &str)) -> ConnId {
+        let conn = self.recovering(Some(s(index)), port, Some(table.0));
+        self.answer_table(conn, table);
+        conn
     }
     #[track_caller]
     pub fn admin(&mut self) -> ConnId {

@@ -559,14 +559,18 @@ impl Chaos {
         let ptid = 1 << 40;
         let rows = vec![vec![(s(9), CellState::UpToDate)]; PARTITIONS as usize];
         let storage = h.storage(Some(s(9)), 30_009);
+        // An administrator may have ordered it.
+        let mut truncate_tid = None;
         for _ in 0..20 {
             for (id, packet) in h.take_all(storage) {
                 let answer = match packet {
-                    Packet::AskRecovery {} => Packet::AnswerRecovery {
-                        ptid: Some(ptid),
-                        backup_tid: None,
-                        truncate_tid: None,
-                    },
+                    Packet::AskRecovery {} => {
+                        Packet::AnswerRecovery { ptid: Some(ptid), backup_tid: None, truncate_tid }
+                    }
+                    Packet::Truncate { tid } => {
+                        truncate_tid = Some(tid);
+                        continue;
+                    }
                     Packet::AskPartitionTable {} => {
                         Packet::AnswerPartitionTable { ptid, replicas: 0, rows: rows.clone() }
                     }

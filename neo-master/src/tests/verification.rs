@@ -9,13 +9,14 @@ use super::harness::*;
 
 /// A cluster that is being verified: storages were not asked anything yet.
 fn verifying(table: &str) -> (Harness, Vec<ConnId>) {
-    let rows = rows(table);
     let mut h = Harness::new(options(1, 0));
     let count = table.split_whitespace().next().unwrap().len() as u16;
     let storages: Vec<ConnId> =
         (1..=count).map(|index| h.recovering(Some(s(index.into())), index, Some(5))).collect();
-    let (id, _) = h.until(storages[0], "AskPartitionTable");
-    h.answer(storages[0], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 1, rows });
+    // The first one is always needed.
+    for storage in storages.iter().rev() {
+        h.answer_table(*storage, (5, 1, table));
+    }
     assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
     (h, storages)
 }
@@ -116,11 +117,9 @@ fn a_storage_that_may_know_the_last_commit_is_waited_for() {
     h.close(storages[0]);
     assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
     h.answer_recovery(storages[1], Some(5));
-    let (id, _) = h.until(storages[1], "AskPartitionTable");
-    let rows = rows("UU UU");
-    h.answer(storages[1], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 1, rows });
+    h.answer_table(storages[1], (5, 1, "UU UU"));
     assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering, "without S1");
-    let one = h.recovering(Some(s(1)), 1, Some(5));
+    let one = h.with_table(1, 1, (5, 1, "UU UU"));
     assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
     answer_locked(&mut h, one, &[(10, Some(20))]);
     answer_locked(&mut h, storages[1], &[(10, None)]);
@@ -162,10 +161,8 @@ fn interrupted_verification() {
     assert!(!h.is_closed(storages[1]));
     // The new handler has taken over.
     h.answer_recovery(storages[1], Some(5));
-    let (id, _) = h.until(storages[1], "AskPartitionTable");
-    let rows = rows("U. .U");
-    h.answer(storages[1], id, Packet::AnswerPartitionTable { ptid: 5, replicas: 0, rows });
-    let one = h.recovering(Some(s(1)), 1, Some(5));
+    h.answer_table(storages[1], (5, 1, "U. .U"));
+    let one = h.with_table(1, 1, (5, 1, "U. .U"));
     answer_locked(&mut h, one, &[]);
     answer_locked(&mut h, storages[1], &[]);
     assert_eq!(validated(&mut h, storages[1]), []);

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Which partition table to start with, among those that storages kept.
+//!
+//! Upstream takes the one with the greatest ptid. But a version may have been told to some storages
+//! only, none of which matters for it, before its master died:
+//! 1. Version 5: S1 and S3 are up-to-date, S2 is out-of-date.
+//! 2. A master loses S1 for a moment and tells version 6: "S1 is out-of-date". Only S2 hears it, then this
+//!    master dies.
+//! 3. The next master finds S1 and S3, with version 5. It loses S3, and tells another version 6 to S1, in
+//!    which S3 is out-of-date. Transactions are committed, on S1 only.
+//! 4. Everything stops; S2 and S3 are the first ones to be back. By its number, the table of S2 is as good
+//!    as any, and says that S3 has everything.
+//!
+//! Nothing was ever committed under a version that no storage with readable cells in it has: each storage
+//! that takes part in a transaction is told the version before. So a version is
+//! - *confirmed* if a storage that is readable in it has it, or a later one;
+//! - *refuted* if all storages that are readable in it are there, and none of them has it: it is as if it
+//!   had never existed;
+//! - otherwise waited for, and the cluster does not start with an older one unless the operator wants so.
+//!
+//! A refuted version counts for those that have it: a storage that was told that its cells are out-of-date
+//! dropped what was not finished, and may have deleted partitions. So its cells are out-of-date in the table
+//! to start with as well.
+
+use std::collections::BTreeMap;
+
+use neo_common::partition_table::PartitionTable as Table;
+use neo_common::planted;
+use neo_common::protocol::CellState;
+use neo_common::types::{NodeId, Partition, Ptid};
+
+/// What a storage has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Version {
+    ptid: Ptid,
+    /// `None` until it is received.
+    table: Option<Table>,
+}
+
+/// What storages have. Those that are lost meanwhile count as well.
+#[derive(Clone, Debug, Default)]
+pub struct Versions {
+    by_nid: BTreeMap<NodeId, Version>,
+}
+
+impl Versions {
+    /// A storage announces a table, or says that it has none.
+    pub fn announce(&mut self, nid: NodeId, ptid: Option<Ptid>) {
+        match ptid {
+            Some(ptid) => self.by_nid.insert(nid, Version { ptid, table: None }),
+            None => self.by_nid.remove(&nid),
+        };
+    }
+
+    /// The table that a storage has announced. `false` if it is not that one.
+    pub fn receive(&mut self, nid: NodeId, table: Table) -> bool {
+        let version = self.by_nid.get_mut(&nid);
+        let announced = version.filter(|version| table.ptid() == Some(version.ptid));
+        announced.map(|version| version.table = Some(table)).is_some()
+    }
+
+    /// Whether no storage has any table.
+    pub fn is_empty(&self) -> bool {
+        self.by_nid.is_empty()
+    }
+    /// Greatest version.
+    pub fn greatest(&self) -> Option<Ptid> {
+        self.by_nid.values().map(|version| version.ptid).max()
+    }
+    /// Greatest version whose table is not received.
+    pub fn greatest_missing(&self) -> Option<Ptid> {
+        let missing = self.by_nid.values().filter(|version| version.table.is_none());
+        missing.map(|version| version.ptid).max()
+    }
+    /// Whether a storage announced a table that is not received yet.
+    pub fn is_missing(&self, nid: NodeId) -> bool {
+        self.by_nid.get(&nid).is_some_and(|version| version.table.is_none())
+    }
+
+    /// The table to start with, and a storage that has it.
+    pub fn choose(&self) -> Option<(NodeId, &Table)> {
+        let mut candidates: Vec<(NodeId, &Table)> = Vec::new();
+        for (nid, table) in self.tables() {
+            match candidates.iter_mut().find(|(_, other)| *other == table) {
+                // One that has readable cells knows best what else there is to know.
+                Some((other, _)) if !is_readable_in(table, *other) => *other = nid,
+                Some(_) => {}
+                None => candidates.push((nid, table)),
+            }
+        }
+        candidates.sort_by_key(|(nid, table)| (table.ptid(), is_readable_in(table, *nid)));
+        if planted!(StalePartitionTable) {
+            return candidates.first().copied();
+        }
+        let last = candidates.last().copied();
+        let standing = candidates.into_iter().rev().find(|(_, table)| !self.is_refuted(table));
+        // If no version stands, nothing was ever committed: any of them is right.
+        standing.or(last)
+    }
+
+    /// Whether all nodes of this table have it, and nobody has another one.
+    pub fn all_have(&self, table: &Table) -> bool {
+        let is_same = |version: &Version| version.table.as_ref() == Some(table);
+        self.by_nid.values().all(is_same) && table.nodes().all(|nid| self.by_nid.contains_key(&nid))
+    }
+
+    fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
+        self.by_nid.iter().filter_map(|(nid, version)| Some((*nid, version.table.as_ref()?)))
+    }
+
+    /// Readable cells of a table of which their nodes know by a later one that they are not readable.
+    pub fn outdated(&self, table: &Table) -> Vec<(Partition, NodeId)> {
+        let mut outdated = Vec::new();
+        for (nid, later) in self.tables().filter(|(_, other)| other.ptid() >= table.ptid()) {
+            let is_readable =
+                |partition| later.cell_state(partition, nid).is_some_and(CellState::is_readable);
+            let readable = table.readable_of(nid);
+            outdated.extend(readable.filter(|p| !is_readable(*p)).map(|p| (p, nid)));
+        }
+        outdated
+    }
+
+    fn is_refuted(&self, table: &Table) -> bool {
+        table.readable_nodes().iter().all(|nid| {
+            self.by_nid.get(nid).is_some_and(|version| {
+                let is_other = |other: &Table| other != table;
+                Some(version.ptid) < table.ptid()
+                    || Some(version.ptid) == table.ptid()
+                        && version.table.as_ref().is_some_and(is_other)
+            })
+        })
+    }
+}
+
+fn is_readable_in(table: &Table, nid: NodeId) -> bool {
+    table.cells_of(nid).any(|(_, state)| state.is_readable())
+}
+
+#[cfg(test)]
+mod tests {
+    use neo_common::partition_table::Cell;
+    use neo_common::protocol::NodeType;
+
+    use super::*;
+
+    fn nid(index: u32) -> NodeId {
+        NodeId::of(NodeType::Storage, index).unwrap()
+    }
+
+    /// One partition; `U` up-to-date or `O` out-of-date for S1, S2...
+    fn table(ptid: Ptid, row: &str) -> Table {
+        let cells =
+            (1..).zip(row.chars()).filter(|(_, letter)| *letter != '.').map(|(i, letter)| {
+                (nid(i), if letter == 'U' { CellState::UpToDate } else { CellState::OutOfDate })
+            });
+        let mut table = Table::new();
+        table.load(Some(ptid), 1, &vec![cells.collect()]).unwrap();
+        table
+    }
+
+    /// What S1, S2... have.
+    fn versions(tables: &[Option<(Ptid, &str)>]) -> Versions {
+        let mut versions = Versions::default();
+        for (index, entry) in (1..).zip(tables) {
+            let Some((ptid, row)) = entry else { continue };
+            versions.announce(nid(index), Some(*ptid));
+            assert!(versions.receive(nid(index), table(*ptid, row)));
+        }
+        versions
+    }
+
+    fn chosen(tables: &[Option<(Ptid, &str)>]) -> Option<(NodeId, Ptid, String)> {
+        let versions = versions(tables);
+        let (nid, table) = versions.choose()?;
+        let outdated = versions.outdated(table);
+        let is_up_to_date = |cell: &Cell| cell.is_readable() && !outdated.contains(&(0, cell.nid));
+        let letter = |cell| if is_up_to_date(cell) { 'U' } else { 'O' };
+        let row = table.cells(0).iter().map(letter).collect();
+        Some((nid, table.ptid().unwrap(), row))
+    }
+
+    #[track_caller]
+    fn check(tables: &[Option<(Ptid, &str)>], expected: (u32, Ptid, &str)) {
+        assert_eq!(chosen(tables), Some((nid(expected.0), expected.1, expected.2.to_owned())));
+    }
+
+    #[test]
+    fn no_table() {
+        let mut versions = Versions::default();
+        assert_eq!(versions.choose(), None);
+        assert!(versions.is_empty());
+        versions.announce(nid(1), Some(3));
+        assert_eq!(versions.choose(), None);
+        assert_eq!(versions.greatest_missing(), Some(3));
+        assert!(versions.is_missing(nid(1)));
+        assert!(!versions.receive(nid(1), table(2, "U")), "another one was announced");
+        assert!(versions.receive(nid(1), table(3, "U")));
+        assert_eq!((versions.greatest_missing(), versions.greatest()), (None, Some(3)));
+        versions.announce(nid(1), None);
+        assert!(versions.is_empty());
+    }
+
+    #[test]
+    fn the_latest_one() {
+        check(&[Some((5, "UUU")), Some((7, "OUU")), Some((6, "OUO"))], (2, 7, "OUU"));
+        // Also if only a storage that is out-of-date is there: the others may have it.
+        check(&[Some((5, "UUU")), Some((7, "OOU")), None], (2, 7, "OOU"));
+    }
+
+    #[test]
+    fn who_has_data_knows_best() {
+        check(&[Some((5, "OU")), Some((5, "OU"))], (2, 5, "OU"));
+        check(&[Some((5, "UO")), Some((5, "UO"))], (1, 5, "UO"));
+    }
+
+    /// Steps of the module's documentation.
+    #[test]
+    fn a_version_that_nobody_with_data_has() {
+        let (s1, s2, s3) = (Some((6, "UOO")), Some((6, "OOU")), Some((5, "UOU")));
+        // S2 alone: S3 may have it.
+        check(&[None, s2, None], (2, 6, "OOU"));
+        // S3 does not have it. By what it has, S1 is needed.
+        check(&[None, s2, s3], (3, 5, "UOU"));
+        check(&[s1, s2, s3], (1, 6, "UOO"));
+        // S2 is not needed to know.
+        check(&[s1, None, s3], (1, 6, "UOO"));
+        // At the same number, a table of who has data in it comes first.
+        check(&[s1, s2, None], (1, 6, "UOO"));
+    }
+
+    #[test]
+    fn who_was_told_that_it_is_out_of_date() {
+        // S1 does not know that it was alone, but the others know that they had to drop something.
+        check(&[Some((1, "UUU")), Some((3, "UOO")), Some((3, "UOO"))], (1, 1, "UOO"));
+        check(&[Some((1, "UUU")), Some((3, "UOO")), None], (1, 1, "UOU"));
+        // Or that they do not belong to the partition any more.
+        check(&[Some((1, "UU")), Some((3, "U.")), None], (1, 1, "UO"));
+    }
+
+    #[test]
+    fn an_old_disk_is_not_believed() {
+        // S1 was away since version 3. S3 is needed.
+        check(&[Some((3, "UUU")), Some((9, "OOU")), None], (2, 9, "OOU"));
+        check(&[Some((3, "UUU")), Some((9, "OOU")), Some((9, "OOU"))], (3, 9, "OOU"));
+    }
+}
