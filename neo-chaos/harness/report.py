@@ -44,9 +44,7 @@ def version(executable):
 def write(run, verdict):
     """Text of the report. `verdict`: what `neo-chaos check` found, or None if it could not."""
     failures = list(run.failures)
-    if verdict:
-        failures += verdict['violations']
-    elif not failures:
+    if not verdict and not failures:
         failures.append('no verdict')
     began = datetime.datetime.fromtimestamp(run.began, datetime.timezone.utc)
     lines = [

@@ -410,7 +410,10 @@ class Run:
         if not path.exists():
             self.fail(f'neo-chaos check: {result.stderr}')
             return None
-        return json.loads(path.read_text())
+        verdict = json.loads(path.read_text())
+        # Without the revisions that are told with them: the file has all.
+        self.failures += [x.splitlines()[0] for x in verdict['violations']]
+        return verdict
 
     def give_up(self):
         """What can be learned from a cluster that does not serve as it should."""
