@@ -205,7 +205,7 @@ impl PackManager {
     /// The last order that was completed before the service began, if this storage, which was away, has
     /// to be told that there was one.
     pub fn missed_by(&self, nid: NodeId) -> Option<Tid> {
-        self.past.filter(|past| self.completed.get(&nid).is_some_and(|tid| tid < past))
+        self.past.filter(|past| self.completed.get(&nid).is_none_or(|tid| tid < past))
     }
     /// Smallest id that these storages completed; `None` if none of them said anything.
     pub fn completed_by(&self, nids: &BTreeSet<NodeId>) -> Option<Tid> {

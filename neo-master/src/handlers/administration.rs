@@ -167,6 +167,11 @@ fn set_node_state(
 ) -> Handled {
     log::info!("set node state for {nid}: {state}");
     let cluster = &mut app.cluster;
+    // A node that lost its id may be known to the table only.
+    if cluster.nm.by_nid(nid).is_none() && cluster.pt.table().has_cells(nid) {
+        let created = cluster.nm.create(NodeType::Storage, None, Some(nid), NodeState::Down);
+        created.map_err(|error| Fault::denied(error.to_string()))?;
+    }
     let node = cluster.nm.by_nid(nid).ok_or_else(|| Fault::denied("unknown node"))?;
     match (node.node_type(), state) {
         (NodeType::Storage, NodeState::Down | NodeState::Unknown) => {}
@@ -258,7 +263,8 @@ fn set_storage_state(
 }
 
 fn add_pending_nodes(cluster: &mut Cluster, io: &mut Io<'_, Master>, nids: &[NodeId]) -> Packet {
-    let pending = cluster.nm.storages().filter(|node| node.is_pending());
+    // One that had no cell yet when the master was restarted runs, and is not used.
+    let pending = cluster.nm.storages().filter(|node| node.is_pending() || node.is_running());
     let pending: Vec<NodeId> =
         pending.filter_map(Node::nid).filter(|nid| nids.contains(nid)).collect();
     let added = cluster.pt.add_nodes(pending);
@@ -269,7 +275,9 @@ fn add_pending_nodes(cluster: &mut Cluster, io: &mut Io<'_, Master>, nids: &[Nod
     let mut keys = Vec::new();
     for nid in &added {
         let node = cluster.nm.by_nid(*nid).map(|node| (node.key(), node.identified()));
-        if let Some((key, Some(conn))) = node {
+        if let Some((key, Some(conn))) =
+            node.filter(|(key, _)| cluster.nm.get(*key).is_some_and(Node::is_pending))
+        {
             cluster.nm.set_state(key, NodeState::Running);
             cluster.start_storage(io, *nid, conn);
             keys.push(key);

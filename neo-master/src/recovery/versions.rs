@@ -117,6 +117,16 @@ impl Versions {
             let readable = table.readable_of(nid);
             outdated.extend(readable.filter(|p| !is_readable(*p)).map(|p| (p, nid)));
         }
+        // Two masters may each have put another node out-of-date. Nothing was committed with either
+        // version: the node with the greatest one keeps its cell, and what it has not dropped.
+        for partition in 0..table.partitions() {
+            let is_outdated = |nid: &NodeId| outdated.contains(&(partition, *nid));
+            if table.readable(partition).all(|nid| is_outdated(&nid)) {
+                let ptid = |nid: &NodeId| self.by_nid.get(nid).map(|version| version.ptid);
+                let kept = table.readable(partition).max_by_key(ptid);
+                outdated.retain(|(other, nid)| *other != partition || Some(*nid) != kept);
+            }
+        }
         outdated
     }
 
@@ -235,6 +245,13 @@ mod tests {
         check(&[Some((1, "UUU")), Some((3, "UOO")), None], (1, 1, "UOU"));
         // Or that they do not belong to the partition any more.
         check(&[Some((1, "UU")), Some((3, "U.")), None], (1, 1, "UO"));
+    }
+
+    #[test]
+    fn two_masters_that_put_another_node_out_of_date() {
+        let (s1, s2, s3) = (Some((1, ".UU")), Some((2, ".OU")), Some((2, ".UO")));
+        check(&[None, s2, s3], (3, 2, "UO"));
+        check(&[s1, Some((2, ".OU")), Some((3, ".UO"))], (2, 2, "OU"));
     }
 
     #[test]

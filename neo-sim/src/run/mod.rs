@@ -15,6 +15,7 @@ use std::time::Duration;
 use neo_common::prng::Prng;
 use neo_common::protocol::ClusterState;
 use neo_ctl::Command;
+use neo_ctl::commands::Storages;
 use neo_storage::database::memory;
 
 use crate::cluster::{Cluster, End, Insist, Options, Order, Role, Step};
@@ -209,8 +210,10 @@ fn phases(
 
 /// Moves cells as the operator does who wants everything to be in order again.
 fn tweak(cluster: &mut Cluster) -> Result<(), Violation> {
-    let order = Order::Tweak { dry_run: false, hosts: Vec::new() };
-    cluster.instruct([Step::Order(order, Insist::Yes)]);
+    // Storages that had no cell yet when a master was restarted are not used before they are added again.
+    let add = Order::Plain(Command::Add(Storages::All));
+    let tweak = Order::Tweak { dry_run: false, hosts: Vec::new() };
+    cluster.instruct([add, tweak].map(|order| Step::Order(order, Insist::Yes)));
     let until = cluster.world.now() + END_MAX;
     if cluster.run_while(until, |cluster| cluster.is_operating()) {
         return Err(Violation(format!("cells cannot be moved: {:?}", cluster.last_command())));
