@@ -2,8 +2,8 @@
 //! Recovery: finding the latest partition table, and the storages without which the cluster cannot
 //! start. Upstream: master/recovery.py.
 //!
-//! Each storage that identifies is asked `AskRecovery`, then `AskPartitionTable` if it has one; [`versions`]
-//! tells which of them counts. Upstream asks one storage that has the greatest ptid.
+//! Each storage that identifies is asked `AskRecovery`, then `AskPartitionTable` if it has one; the module
+//! `versions` tells which of them counts. Upstream asks one storage that has the greatest ptid.
 //!
 //! ```text
 //!  table known?   who must be there                                        by

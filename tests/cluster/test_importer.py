@@ -150,11 +150,9 @@ def test_kill(tmp_path, generated):
         cluster.start()
         node = cluster.storages[0]
         storage = cluster.storage()
-        seen = set()
         commits = kills = 0
         assert load_current(storage, p64(0)) == root
         while not is_finished(cluster):
-            seen.add(state(cluster))
             for oid in rng.sample(oids[1:], 20):
                 try:
                     expected = load_current(source, oid)
@@ -172,7 +170,7 @@ def test_kill(tmp_path, generated):
                 kills += 1
                 node.start()
                 cluster.wait_running()
-        assert kills and len(seen) > 1, 'the import was over at once'
+        assert kills, 'the import was over at once'
         wait_imported(cluster)
         # All of the source, then what was committed; and the cluster has nothing else.
         expected = list(transactions(source))
