@@ -342,6 +342,7 @@ impl Recovery {
         self.backup_tids.remove(&nid);
         self.truncate_tids.remove(&nid);
         self.empty.remove(&nid);
+        self.versions.lose(nid);
         if self.versions.is_missing(nid) {
             log::warn!("waiting for {nid} to come back: it did not send its partition table");
         }

@@ -22,7 +22,7 @@
 //! dropped what was not finished, and may have deleted partitions. So its cells are out-of-date in the table
 //! to start with as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use neo_common::partition_table::PartitionTable as Table;
 use neo_common::planted;
@@ -37,19 +37,37 @@ struct Version {
     table: Option<Table>,
 }
 
+/// How many storages that are lost count: one that reconnects under other ids must not take all memory.
+const LOST_MAX: usize = 64;
+
 /// What storages have. Those that are lost meanwhile count as well.
 #[derive(Clone, Debug, Default)]
 pub struct Versions {
     by_nid: BTreeMap<NodeId, Version>,
+    lost: VecDeque<NodeId>,
 }
 
 impl Versions {
     /// A storage announces a table, or says that it has none.
     pub fn announce(&mut self, nid: NodeId, ptid: Option<Ptid>) {
+        self.lost.retain(|other| *other != nid);
         match ptid {
             Some(ptid) => self.by_nid.insert(nid, Version { ptid, table: None }),
             None => self.by_nid.remove(&nid),
         };
+    }
+
+    /// A storage is lost. What it had is forgotten once many others were lost after it.
+    pub fn lose(&mut self, nid: NodeId) {
+        if !self.by_nid.contains_key(&nid) || self.lost.contains(&nid) {
+            return;
+        }
+        self.lost.push_back(nid);
+        if self.lost.len() > LOST_MAX
+            && let Some(nid) = self.lost.pop_front()
+        {
+            self.by_nid.remove(&nid);
+        }
     }
 
     /// The table that a storage has announced. `false` if it is not that one.
@@ -208,6 +226,25 @@ mod tests {
         assert_eq!((versions.greatest_missing(), versions.greatest()), (None, Some(3)));
         versions.announce(nid(1), None);
         assert!(versions.is_empty());
+    }
+
+    #[test]
+    fn lost_storages_are_bounded() {
+        let mut versions = Versions::default();
+        for index in 1..=1000 {
+            versions.announce(nid(index), Some(1));
+            versions.lose(nid(index));
+            versions.lose(nid(index));
+        }
+        assert_eq!((versions.by_nid.len(), versions.lost.len()), (LOST_MAX, LOST_MAX));
+        // One that is back is not forgotten for having been lost.
+        versions.announce(nid(1000), Some(1));
+        (1..=999).for_each(|index| {
+            versions.announce(nid(index), Some(1));
+            versions.lose(nid(index));
+        });
+        assert_eq!(versions.by_nid.len(), LOST_MAX + 1);
+        assert!(versions.by_nid.contains_key(&nid(1000)));
     }
 
     #[test]
