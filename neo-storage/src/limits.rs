@@ -15,6 +15,9 @@ pub const TRANSACTION_OIDS_MAX: usize = LIST_LEN_MAX;
 /// Transactions of one client that are not finished. A client has one per thread.
 pub const CLIENT_TRANSACTIONS_MAX: usize = 1 << 14;
 
+/// Aborted transactions that are remembered, so that what arrives late is refused: about 1 MB.
+pub const ENDED_TTIDS_MAX: usize = 1 << 14;
+
 /// Bytes of object data kept in memory for transactions that are not voted, above which the biggest
 /// one is written ahead of its vote.
 pub const HELD_BYTES_HIGH: usize = 64 << 20;

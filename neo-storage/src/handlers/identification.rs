@@ -105,13 +105,13 @@ fn identify(
     request: Identification,
 ) -> Result<Outcome, Fault> {
     let Identification { conn, id, node_type, nid, id_timestamp, packed_until } = request;
-    match &app.phase {
-        Phase::Operation(_) => {}
+    let operation = match &mut app.phase {
+        Phase::Operation(operation) => operation,
         Phase::Starting(_) => return Ok(Outcome::Delayed),
         Phase::Bootstrap | Phase::Initialization | Phase::Stopping => {
             return Err(Fault::retry_later());
         }
-    }
+    };
     let shared = &mut app.shared;
     let own = shared.nid().expect("the node serves");
     let Some(nid) = nid else {
@@ -161,6 +161,9 @@ fn identify(
     linked.map_err(|_| Fault::protocol("already connected"))?;
     io.set_nid(conn, Some(nid));
     io.set_handler(conn, handler);
+    if node_type == NodeType::Client {
+        operation.transactions.ended.connected(conn);
+    }
     if let Some(tid) = packed_until.filter(|_| node_type == NodeType::Client) {
         shared.packed_until.insert(nid, tid);
     }

@@ -47,6 +47,10 @@ impl Handler<Storage> for MasterHandler {
                 ask_final_tid(operation, shared, io, conn, id, ttid)?;
             }
             Packet::AbortTransaction { ttid, .. } => {
+                // If its end is awaited, the client may have stored nothing here.
+                if !operation.replicator.awaits(ttid) {
+                    operation.transactions.ended.by_master(ttid);
+                }
                 operation.abort(io, ttid);
                 replicator::transaction_finished(operation, shared, io, ttid, None);
             }

@@ -225,6 +225,11 @@ impl Replicator {
         Self { cells: cells.collect(), ..Self::default() }
     }
 
+    /// Whether replication waits for the end of a transaction.
+    pub fn awaits(&self, ttid: Ttid) -> bool {
+        self.ttids.contains(&ttid)
+    }
+
     /// Asks what is needed to replicate cells that are out of date.
     pub(crate) fn begin(&mut self, shared: &Shared, io: &mut Io<'_, Storage>) {
         let outdated = self.cells.iter().filter(|(_, cell)| cell.max_ttid.is_some());

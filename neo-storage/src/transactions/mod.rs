@@ -36,6 +36,7 @@
 //! What a client sends out of order (a store after the vote, a vote while a store waits, a ttid of
 //! somebody else) is refused.
 
+mod ended;
 mod inspect;
 pub mod last_tids;
 mod locks;
@@ -52,6 +53,7 @@ use neo_common::types::{ConnId, NodeId, Oid, Partition, Tid, Ttid};
 use crate::database::{Content, DataId, ObjectRecord, Refused, StoreCheck};
 use crate::limits::{CLIENT_TRANSACTIONS_MAX, TRANSACTION_OIDS_MAX, WAITING_REQUEST_BYTES};
 
+use ended::Ended;
 use last_tids::{LastTid, LastTids};
 pub use spill::Spill;
 
@@ -308,6 +310,8 @@ pub struct Transactions {
     pub last_tids: LastTids,
     waiting: BTreeMap<(Oid, Ttid, u64), Pending>,
     checking: BTreeMap<Oid, Checking>,
+    /// Which transactions were aborted.
+    pub ended: Ended,
     last_locked: Tid,
     next_instance: u64,
     arrival: u64,
@@ -330,6 +334,7 @@ impl Transactions {
             last_tids: LastTids::default(),
             waiting: BTreeMap::new(),
             checking: BTreeMap::new(),
+            ended: Ended::default(),
             last_locked: Tid::ZERO,
             next_instance: 0,
             arrival: 0,

@@ -310,6 +310,41 @@ fn lost_client() {
     assert_eq!(node.latest(Read::Unfinished), Done::Unfinished(Default::default()));
 }
 
+/// What a client sent before it gave a transaction up may arrive after the master told so: it must not
+/// begin the transaction again. (Simulator: seed 966.)
+#[test]
+fn late_store_of_an_aborted_transaction() {
+    let mut node = Node::serving(1);
+    let (a, b) = (node.client(1), node.client(2));
+    let abort = |n| Packet::AbortTransaction { ttid: ttid(n), nids: Vec::new() };
+    let is_refused = |(code, message): (ErrorCode, String)| {
+        code == ErrorCode::ProtocolError && message.ends_with("is aborted")
+    };
+    // Nothing is known of the first one, something of the second one.
+    assert_eq!(node.ask(a, store(6, 2, 0, "a")), OK);
+    node.tell(abort(5));
+    node.tell(abort(6));
+    assert!(is_refused(node.ask_error(a, store(5, 1, 0, "a"))));
+    assert!(is_refused(node.ask_error(a, store(6, 2, 0, "a"))));
+    let check = Packet::AskCheckCurrentSerial { ttid: ttid(5), oid: oid(1), serial: tid(0) };
+    assert!(is_refused(node.ask_error(a, check)));
+    assert!(is_refused(node.ask_error(a, store_transaction(5, &[1]))));
+    assert_eq!(node.latest(Read::Unfinished), Done::Unfinished(Default::default()));
+    // Others, and other transactions, go on.
+    node.commit(b, 7, 10, &[(1, 0, "b")]);
+    node.commit(a, 8, 11, &[(2, 0, "a")]);
+    // The client comes to the end of it: a tid that it imposes may be tried again.
+    node.send(a, abort(5));
+    node.commit(a, 5, 12, &[(3, 0, "a")]);
+    node.send(a, abort(9));
+    node.tell(abort(9));
+    node.commit(a, 9, 13, &[(4, 0, "a")]);
+    // Also on a new connection.
+    node.close(a);
+    let again = node.client(1);
+    node.commit(again, 6, 14, &[(5, 0, "a")]);
+}
+
 /// A client whose nid is taken back is disconnected. Upstream: testRecycledClientUUID.
 #[test]
 fn recycled_client_nid() {

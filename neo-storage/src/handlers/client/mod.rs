@@ -176,6 +176,7 @@ fn other_packet(
         // Only of own transactions; the master says the same for all.
         Packet::AbortTransaction { ttid, .. } => {
             let client = io.nid(conn).ok_or(Fault::Unexpected)?;
+            operation.transactions.ended.by_client(ttid);
             if operation.transactions.is_of(ttid, client) {
                 operation.abort(io, ttid);
             }

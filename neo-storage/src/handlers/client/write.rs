@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use neo_common::engine::{Fault, Handled, Io};
-use neo_common::protocol::{MsgId, PackRequest, Packet};
-use neo_common::types::{ConnId, Hash, Oid, Tid, ZERO_HASH};
+use neo_common::protocol::{ErrorCode, MsgId, PackRequest, Packet};
+use neo_common::types::{ConnId, Hash, NodeId, Oid, Tid, Ttid, ZERO_HASH};
 use sha1::{Digest, Sha1};
 
 use crate::app::{Shared, Storage};
@@ -34,7 +34,7 @@ pub(super) fn write_packet(
         } => {
             let content = content(compression, checksum, data)?;
             check_oid(oid)?;
-            operation.transactions.register(client, ttid)?;
+            register(operation, conn, client, ttid)?;
             let kind = RequestKind::Store { serial, content, data_tid };
             let request = Request { conn, id, ttid, oid, kind };
             operation.transactions.request(client, request)?;
@@ -42,7 +42,7 @@ pub(super) fn write_packet(
         }
         Packet::AskCheckCurrentSerial { ttid, oid, serial } => {
             check_oid(oid)?;
-            operation.transactions.register(client, ttid)?;
+            register(operation, conn, client, ttid)?;
             let request = Request { conn, id, ttid, oid, kind: RequestKind::Check { serial } };
             operation.transactions.request(client, request)?;
         }
@@ -58,7 +58,7 @@ pub(super) fn write_packet(
                      2^21-1)",
                 ));
             }
-            operation.transactions.register(client, ttid)?;
+            register(operation, conn, client, ttid)?;
             let packed_until = shared.packed_until.get(&client);
             let packed = packed_until.is_some_and(|tid| ttid.as_tid() <= *tid);
             let record = TransactionRecord { oids, user, description, extension, packed, ttid };
@@ -71,6 +71,15 @@ pub(super) fn write_packet(
         _ => return Err(Fault::Unexpected),
     }
     Ok(())
+}
+
+fn register(operation: &mut Operation, conn: ConnId, client: NodeId, ttid: Ttid) -> Handled {
+    if operation.transactions.ended.is_late(ttid, conn) {
+        log::info!("ttid {ttid} of {client} is aborted: what it sent before is refused");
+        // Not worth a connection: others of its transactions go on.
+        return Err(Fault::Error(ErrorCode::ProtocolError, format!("ttid {ttid} is aborted")));
+    }
+    operation.transactions.register(client, ttid)
 }
 
 fn content(compression: u32, checksum: Hash, data: Bytes) -> Result<Content, Fault> {
