@@ -24,7 +24,9 @@
 //! 2. Transactions are committed, on S1 only. S1 is lost.
 //! 3. S2 is back with version 1, which says that its cells are readable.
 //!
-//! To restart with S2 alone would lose them, and they would be deleted from S1 when it is back.
+//! To restart with S2 alone would lose them, and they would be deleted from S1 when it is back. The same
+//! may have happened under another master: a version that this one did not tell shows that there was one,
+//! so a master that is not alone begins with a version of its own.
 //!
 //! An election may take place meanwhile: as long as this phase lasts, the master keeps connecting
 //! to the other masters that it knows, so that each pair of masters is compared.
@@ -114,7 +116,10 @@ impl Recovery {
                 // A storage was lost before it sent a later one, or is not back yet.
                 _ if self.versions.greatest_missing() > ptid || is_old => return None,
                 Startup::WhenComplete => planted!(SplitAfterElection),
-                Startup::Restart => ptid >= cluster.commit_ptid || planted!(StartWithOldTable),
+                Startup::Restart if planted!(StartWithOldTable) => true,
+                Startup::Restart => {
+                    ptid >= cluster.commit_ptid && self.versions.greatest() <= cluster.told_ptid
+                }
             };
             if is_enough {
                 return Some(readable.into_iter().filter(is_pending).collect());
@@ -175,7 +180,8 @@ impl Recovery {
         if !is_new {
             cluster.has_table = true;
             // Before this master, transactions may have been committed up to this version.
-            cluster.lock_ptid = cluster.lock_ptid.max(cluster.pt.table().ptid());
+            let lock_ptid = self.versions.lock_ptid(cluster.pt.table());
+            cluster.lock_ptid = cluster.lock_ptid.max(lock_ptid);
             cluster.pt = self.effective(&cluster.pt).into_owned();
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
             nids = cluster.pt.table().nodes().filter(connected).collect();
@@ -205,7 +211,9 @@ impl Recovery {
             let Cluster { pt, nm, told_ptid, .. } = &mut *cluster;
             let changes = pt.outdate(None, |nid| nm.state_of(nid) == NodeState::Running);
             let is_common = *told_ptid <= pt.table().ptid() && self.versions.all_have(pt.table());
-            if !(changes.is_empty() && is_common) {
+            // A former primary master that finds this version again must see that it was replaced.
+            let is_own = *told_ptid == pt.table().ptid() || nm.masters().count() <= 1;
+            if !(is_own && changes.is_empty() && is_common) {
                 let known = [*told_ptid, self.versions.greatest(), pt.table().ptid()];
                 pt.begin_ptids(known.into_iter().flatten().max().unwrap_or_default());
                 let packet = match self.outdated.is_empty() {

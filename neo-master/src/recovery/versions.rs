@@ -148,6 +148,15 @@ impl Versions {
         outdated
     }
 
+    /// Up to which version of this table or of an older one transactions may be committed. All that are
+    /// readable in a partition are told the version before they lock a transaction in it.
+    pub fn lock_ptid(&self, table: &Table) -> Option<Ptid> {
+        let ptid = table.ptid()?;
+        let ptid_of = |nid| self.by_nid.get(&nid).map_or(ptid, |version| version.ptid.min(ptid));
+        let common = |partition| table.readable(partition).map(ptid_of).min();
+        (0..table.partitions()).filter_map(common).max()
+    }
+
     fn is_refuted(&self, table: &Table) -> bool {
         table.readable_nodes().iter().all(|nid| {
             self.by_nid.get(nid).is_some_and(|version| {
@@ -252,6 +261,24 @@ mod tests {
         check(&[Some((5, "UUU")), Some((7, "OUU")), Some((6, "OUO"))], (2, 7, "OUU"));
         // Also if only a storage that is out-of-date is there: the others may have it.
         check(&[Some((5, "UUU")), Some((7, "OOU")), None], (2, 7, "OOU"));
+    }
+
+    #[test]
+    fn transactions_are_locked_with_a_version_that_all_have() {
+        let lock_ptid = |tables: &[_], ptid, row| versions(tables).lock_ptid(&table(ptid, row));
+        assert_eq!(
+            lock_ptid(&[Some((5, "UUU")), Some((7, "OUU")), Some((7, "OUU"))], 7, "OUU"),
+            Some(7)
+        );
+        // S2 is readable, and was never told version 6 or 7.
+        assert_eq!(
+            lock_ptid(&[Some((7, "UUO")), Some((5, "UUU")), Some((6, "UUO"))], 7, "UUO"),
+            Some(5)
+        );
+        // S2 is not there: it may have it.
+        assert_eq!(lock_ptid(&[Some((7, "UUO")), None], 7, "UUO"), Some(7));
+        // A later version was not confirmed.
+        assert_eq!(lock_ptid(&[Some((8, "UO"))], 7, "UO"), Some(7));
     }
 
     #[test]
