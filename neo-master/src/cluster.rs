@@ -124,9 +124,6 @@ pub struct Cluster {
     /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells
     /// of older versions may miss transactions.
     pub lock_ptid: Option<Ptid>,
-    /// Version when the last transaction was committed. A node that is readable by an older one may
-    /// have been lost before it locked the transaction: only all nodes together know what was decided.
-    pub commit_ptid: Option<Ptid>,
     /// When this master began to play the primary role; `None` if it is secondary.
     pub primary_since: Option<f64>,
     /// New transactions wait: the cluster is being stopped.
@@ -173,7 +170,6 @@ impl Cluster {
             has_table: false,
             told_ptid: None,
             lock_ptid: None,
-            commit_ptid: None,
             primary_since: None,
             is_stopping: false,
             verification_rounds: 0,

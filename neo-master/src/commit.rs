@@ -338,7 +338,6 @@ impl Cluster {
         assert!(self.last_tid < tid, "tids increase: {} then {tid}", self.last_tid);
         self.last_tid = tid;
         self.lock_ptid = self.lock_ptid.max(finishing.ptid);
-        self.commit_ptid = self.pt.table().ptid();
     }
 
     /// Tells those that wait for the end of a transaction. `tid` is `None` if it was aborted.

@@ -18,15 +18,16 @@
 //! that do not know it before.
 //!
 //! Two things are safer than upstream's after an interruption of the service. A new table is not
-//! made if there was one. And a table does not allow an automatic restart
-//! if transactions were committed since its version, whatever it says:
-//! 1. S1 and S2 are up-to-date. S2 is lost: its cells become out-of-date (version 2).
-//! 2. Transactions are committed, on S1 only. S1 is lost.
+//! made if there was one. And only the last table of this master allows an automatic restart, because each
+//! one is the beginning of a history that a storage may go on with alone:
+//! 1. S1 and S2 are up-to-date. S2 is lost: its cells become out-of-date (version 2, told to S1).
+//! 2. S1 is lost, with or without transactions that were committed meanwhile.
 //! 3. S2 is back with version 1, which says that its cells are readable.
 //!
-//! To restart with S2 alone would lose them, and they would be deleted from S1 when it is back. The same
-//! may have happened under another master: a version that this one did not tell shows that there was one,
-//! so a master that is not alone begins with a version of its own.
+//! To restart with S2 alone would lose what only S1 has; or if there is nothing, transactions would be
+//! committed on S2 that another master does not see, if it meets S1 first. The same may have happened under
+//! another master: a version that this one did not tell shows that there was one, so a master that is not
+//! the only one begins with a version of its own.
 //!
 //! An election may take place meanwhile: as long as this phase lasts, the master keeps connecting
 //! to the other masters that it knows, so that each pair of masters is compared.
@@ -118,7 +119,7 @@ impl Recovery {
                 Startup::WhenComplete => planted!(SplitAfterElection),
                 Startup::Restart if planted!(StartWithOldTable) => true,
                 Startup::Restart => {
-                    ptid >= cluster.commit_ptid && self.versions.greatest() <= cluster.told_ptid
+                    ptid == cluster.told_ptid && self.versions.greatest() <= cluster.told_ptid
                 }
             };
             if is_enough {

@@ -122,6 +122,8 @@ pub struct Cluster {
     kept_down: BTreeSet<HostId>,
     /// Their processes may be told to exit.
     may_exit: BTreeSet<HostId>,
+    /// The same by the names of nodes: masters may have given one to another host meanwhile.
+    killed: BTreeSet<NodeId>,
     /// Disks that are not as they usually are.
     paces: BTreeMap<HostId, Pace>,
     restarts: BTreeSet<(Duration, HostId)>,
@@ -161,6 +163,7 @@ impl Cluster {
             spares: BTreeSet::new(),
             kept_down: BTreeSet::new(),
             may_exit: BTreeSet::new(),
+            killed: BTreeSet::new(),
             paces: BTreeMap::new(),
             restarts: BTreeSet::new(),
             is_working: false,

@@ -318,13 +318,17 @@ impl Cluster {
             }
             Order::Add(host) => Command::Add(Storages::These(vec![self.nid(*host)?])),
             Order::Kill(host) => {
+                let nid = self.nid(*host)?;
                 self.may_exit.insert(*host);
-                Command::Kill(self.nid(*host)?)
+                self.killed.insert(nid);
+                Command::Kill(nid)
             }
             Order::Drop(host) => {
                 // It is told when it comes back.
+                let nid = self.nid(*host)?;
                 self.may_exit.insert(*host);
-                Command::Drop(self.nid(*host)?)
+                self.killed.insert(nid);
+                Command::Drop(nid)
             }
             Order::Tweak { dry_run, hosts } => {
                 let storages = self.hosts(Role::Storage).into_iter();

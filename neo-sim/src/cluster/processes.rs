@@ -171,7 +171,10 @@ impl Cluster {
             (_, Some(neo_common::engine::EXIT_BY_SIGNAL)) => true,
             (Role::Storage, Some(1)) => self.disks_may_fail,
             // Somebody said that it is DOWN.
-            (Role::Storage | Role::Master | Role::Admin, Some(0)) => self.may_exit.contains(&host),
+            (Role::Storage | Role::Master | Role::Admin, Some(0)) => {
+                let nid = self.nids.get(&host);
+                self.may_exit.contains(&host) || nid.is_some_and(|nid| self.killed.contains(nid))
+            }
             _ => false,
         };
         if !expected {

@@ -30,9 +30,10 @@ pub(super) fn truncate(cluster: &mut Cluster, prng: &mut Prng) -> Result<(), Vio
     cluster.check_history();
     let since = cluster.world.now();
     cluster.run_until(since + Duration::from_secs(1));
-    // The admin may still look for the master.
+    // The admin may still look for the master, or have found one that does not know yet that another one
+    // is the primary.
     cluster.command(Command::PrintIds, Insist::Yes);
-    cluster.command(Command::Truncate(tid), Insist::No);
+    cluster.command(Command::Truncate(tid), Insist::Yes);
     let until = cluster.world.now() + END_MAX;
     if cluster.run_while(until, |cluster| cluster.is_operating()) {
         return Err(Violation("the operator waits for ever".into()));
