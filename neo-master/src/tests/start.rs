@@ -297,21 +297,47 @@ fn first_lost_is_back(commits: usize) -> (Harness, ConnId, ConnId) {
     (h, admin, two)
 }
 
-/// Nothing was committed after S2 was lost, so the cluster restarts without S1. Upstream:
-/// testRestartStoragesWithReplicas.
+/// Nothing was committed after S2 was lost, but S1 may know that it is the only one that is up-to-date: it
+/// could go on alone. Upstream restarts with S2 (testRestartStoragesWithReplicas), and what is committed then
+/// is lost if another master meets S1 first.
 #[test]
-fn restart_with_the_storage_that_was_lost_first() {
+fn no_restart_with_the_storage_that_was_lost_first() {
     let (mut h, _, two) = first_lost_is_back(0);
-    h.verify(&[two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    // S1 was not told: nothing is out-of-date.
+    let one = h.with_table(1, 10_001, (1, 1, "UU"));
+    h.verify(&[one, two]);
     assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
-    assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "OU");
+    assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "UU");
+    // It was.
+    let (mut h, _, two) = first_lost_is_back(0);
+    let one = h.with_table(1, 10_001, (2, 1, "UO"));
+    h.verify(&[one, two]);
+    assert_eq!(format(&h.engine.app.cluster.pt.table().to_wire(), 2), "UO");
+}
+
+/// S1 has a version that this master never told: there was another one meanwhile, under which more may have
+/// been committed on S2.
+#[test]
+fn no_restart_with_the_table_of_another_master() {
+    let (mut h, admin, storages) = Harness::running(1, 1, 2);
+    let client = h.client();
+    h.commit(client, &storages, &[1]);
+    h.close(storages[1]);
+    h.close(storages[0]);
+    let one = h.with_table(1, 10_001, (5, 1, "UU"));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    assert_eq!(h.start(admin).0, ErrorCode::Ack);
+    h.verify(&[one]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
 }
 
 /// S1 has version 2 of the table, where the cells of S2 are out-of-date. The other way round is another
 /// version: if S1 is believed later, all that was committed without it is lost.
 #[test]
 fn two_storages_never_have_two_tables_of_the_same_version() {
-    let (mut h, _, two) = first_lost_is_back(0);
+    let (mut h, admin, two) = first_lost_is_back(0);
+    assert_eq!(h.start(admin).0, ErrorCode::Ack);
     h.verify(&[two]);
     let table = h.engine.app.cluster.pt.table();
     assert_eq!((table.ptid(), format(&table.to_wire(), 2)), (Some(1 << 16), "OU".into()));

@@ -111,7 +111,8 @@ pub struct Cluster {
     disks: BTreeMap<HostId, Disk>,
     applications: BTreeMap<HostId, Application>,
     next_client: usize,
-    hosts_of: BTreeMap<NodeId, HostId>,
+    /// Which host each master calls so. One that became primary by mistake gives the same names.
+    hosts_of: BTreeMap<(HostId, NodeId), HostId>,
     /// How masters called nodes last.
     nids: BTreeMap<HostId, NodeId>,
     /// Storages that the operator dropped since they exist no more.
@@ -349,14 +350,15 @@ impl Cluster {
             if let (Some(_), Packet::AcceptIdentification { your_nid: Some(nid), .. }) =
                 (life, &packet)
             {
-                self.hosts_of.insert(*nid, to);
+                self.hosts_of.insert((from, *nid), to);
                 self.nids.insert(to, *nid);
             }
             if matches!(packet, Packet::StartOperation { .. }) {
                 self.has_served = true;
             }
             let hosts_of = &self.hosts_of;
-            let checked = self.tables.sent(from, life, &packet, |nid| hosts_of.get(&nid).copied());
+            let checked =
+                self.tables.sent(from, life, &packet, |nid| hosts_of.get(&(from, nid)).copied());
             let mut scene = self.scene.get();
             scene.check(checked);
             if let Some(life) = life {

@@ -124,7 +124,7 @@ impl Cluster {
             let Some(nid) = process.engine.app.nid() else { continue };
             let Some(transactions) = process.engine.app.transactions() else {
                 // A storage that was never used may have the id of another one.
-                let is_known = self.hosts_of.get(&nid) == Some(&host);
+                let is_known = self.hosts_of.get(&(master, nid)) == Some(&host);
                 ensure!(!is_known || !table.has_cells(nid), "{label} does not serve");
                 continue;
             };
