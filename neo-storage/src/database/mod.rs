@@ -364,7 +364,8 @@ pub trait Database: Send {
         dry_run: bool,
     ) -> Result<OrphanProgress, Error>;
 
-    /// Stores replicated transactions. One that is there already is not an error if it is equal.
+    /// Stores replicated transactions. One that is there already is not an error if it is equal; it
+    /// becomes packed if the other one is.
     fn add_transactions(
         &mut self,
         partitions: u32,

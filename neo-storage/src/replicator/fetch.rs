@@ -18,6 +18,7 @@ use crate::database::{
 };
 use crate::limits::{ADD_BYTES, WAITING_REQUEST_BYTES};
 use crate::operation::{Operation, OperationAfter, read_latest_for, write_for};
+use crate::pack::Pack;
 
 /// Jobs of received rows that are not done, above which nothing more is read from the source.
 const ADD_JOBS_MAX: u32 = 3;
@@ -51,6 +52,19 @@ impl Replicator {
         if let Some(id) = io.ask_with_id(current.conn, request, ticket) {
             current.step = Step::Fetching { request: self.request, id };
         }
+    }
+
+    /// Which of the own transactions of the range the source is told of. See the parent module.
+    fn tell_known(&mut self, attempt: u64, pack: &Pack, mut known: Vec<Tid>) -> Vec<Tid> {
+        let Self { current: Some(current), cells, .. } = self else { return known };
+        let is_new = cells.get(&current.partition).is_some_and(|cell| cell.is_new);
+        if is_new && current.attempt == attempt {
+            let packed = pack.completed(current.partition).unwrap_or(Tid::ZERO);
+            let told = known.split_off(known.partition_point(|tid| *tid <= packed));
+            current.untold = known.into_iter().collect();
+            known = told;
+        }
+        known
     }
 
     /// Pack orders that were replicated are signed now.
@@ -140,6 +154,7 @@ pub(crate) fn add_transaction(
         return Err(Fault::Unexpected);
     };
     check_range(current, partitions, tid)?;
+    current.untold.remove(&tid);
     let pack = pack.map(|(approved, partial, oids, pack_tid)| {
         let oids = oids.map(|oids| oids.into_list().ok_or_else(|| invalid("pack order")));
         Ok(PackOrder { approved, partial, oids: oids.transpose()?, pack_tid })
@@ -239,7 +254,7 @@ pub(crate) fn fetched_transactions(
     io: &mut Io<'_, Storage>,
     request: u64,
     next_tid: Option<Tid>,
-    delete_transactions: Vec<Tid>,
+    mut delete_transactions: Vec<Tid>,
     source_pack_id: Option<Tid>,
 ) -> Handled {
     let partitions = shared.table.partitions();
@@ -252,6 +267,9 @@ pub(crate) fn fetched_transactions(
         return Err(invalid("next transaction"));
     }
     flush(current, shared, io);
+    // Later ones are for the next chunks.
+    let missing = std::mem::take(&mut current.untold).into_iter();
+    delete_transactions.extend(missing.filter(|tid| next_tid.is_none_or(|next| *tid < next)));
     let partition = current.partition;
     let Replicator { current: Some(current), cells, .. } = &mut operation.replicator else {
         return Ok(());
@@ -270,6 +288,7 @@ pub(crate) fn fetched_transactions(
         }
         None => {
             cell.next_trans = current.tid.next();
+            cell.is_new = false;
             end.cell_tid = Some(current.tid).filter(|_| planted!(ReplicationProgressTooEarly));
             end.approved.clone_from(&cell.approved);
             end.rejected.clone_from(&cell.rejected);
@@ -367,7 +386,9 @@ pub(crate) fn job_done(
     match after {
         ReplicatorAfter::ListedTransactions(attempt) => {
             let known = done!(done, Tids);
-            let Some(current) = operation.replicator.attempted(attempt) else { return };
+            let Operation { replicator, pack, .. } = operation;
+            let known = replicator.tell_known(attempt, pack, known);
+            let Some(current) = replicator.attempted(attempt) else { return };
             let request = Packet::AskFetchTransactions {
                 partition: current.partition,
                 length: FETCH_COUNT,

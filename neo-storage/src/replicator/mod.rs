@@ -28,6 +28,17 @@
 //! the beginning, so that there are two such comparisons with one source: what the first one could not get
 //! was gone before the second one began.
 //!
+//! Transactions are compared by their tids, so that nothing is said of those that both have. This is not
+//! enough for a new cell:
+//! 1. A cell of this node is discarded; its data is to be deleted, which takes time.
+//! 2. The others do a full pack, which marks transactions: they can not be undone any more.
+//! 3. The partition is given back to this node: the new cell has done all packs, for what it is going to
+//!    fetch.
+//!
+//! Transactions that are left of the first cell would not be marked, for ever. So the source is not told of
+//! those that a pack of the cell may have marked: it sends them again, and those that it does not send are
+//! deleted here.
+//!
 //! A node can not rely on others to fetch what is being committed, so cells that are out of date are
 //! written too:
 //! 1. ask the master which transactions are not finished; from this answer on, new transactions are
@@ -102,6 +113,8 @@ struct Cell {
     /// Pack orders that are signed and not here yet (backup mode).
     approved: Vec<Tid>,
     rejected: Vec<Tid>,
+    /// The cell is new, and its transactions were not all compared: some may be left of another cell.
+    is_new: bool,
     /// When it may be tried again.
     retry_at: Duration,
 }
@@ -115,6 +128,7 @@ impl Cell {
             question: 0,
             approved: Vec::new(),
             rejected: Vec::new(),
+            is_new: next_trans == Some(Tid::ZERO) && max_ttid.is_some(),
             retry_at: Duration::ZERO,
         }
     }
@@ -165,6 +179,8 @@ struct Current {
     /// Start of the range that is being fetched.
     min_tid: Tid,
     min_oid: Oid,
+    /// Own transactions of the range that the source was not told of, and that it did not send yet.
+    untold: BTreeSet<Tid>,
     /// Comparisons of all objects from the beginning that are finished.
     full_passes: u32,
     /// The current comparison of objects began at the beginning.
@@ -547,6 +563,7 @@ pub(crate) fn poll(operation: &mut Operation, shared: &mut Shared, io: &mut Io<'
             is_first: true,
             min_tid: Tid::ZERO,
             min_oid: Oid::ZERO,
+            untold: BTreeSet::new(),
             full_passes: 0,
             is_full: false,
             is_again: false,

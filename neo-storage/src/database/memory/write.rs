@@ -396,7 +396,11 @@ impl Database for Memory {
                 None => {
                     store.trans.insert(key, info.record.clone());
                 }
-                Some(record) if record.is_same(&info.record) => {}
+                Some(record) if record.is_same(&info.record) => {
+                    if info.record.packed && !record.packed {
+                        store.trans.insert(key, info.record.clone());
+                    }
+                }
                 Some(_) => return Ok(Err(ReplicationConflict::Transaction(info.tid))),
             }
             if let Some(pack) = &info.pack {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Rows that come from other nodes, directly to the final tables.
 //!
-//! A replication that was interrupted may send what is there already. Equal rows are skipped;
-//! different ones are refused and left alone: it is not for a database to say who is right.
+//! A replication that was interrupted may send what is there already. Equal rows are skipped, except that
+//! a transaction becomes packed if it is so at the source; different ones are refused and left alone: it
+//! is not for a database to say who is right.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,12 @@ pub fn add_transactions(
                 Some(&other) => !record.is_same(other),
                 None if existing.contains(tid) => {
                     let existing = reader.transaction(partition, *tid)?;
-                    existing.is_none_or(|existing| !existing.record.is_same(record))
+                    let existing = existing.map(|existing| existing.record);
+                    let existing = existing.filter(|existing| existing.is_same(record));
+                    if record.packed && existing.as_ref().is_some_and(|e| !e.packed) {
+                        set_packed(reader.session(), partition, *tid)?;
+                    }
+                    existing.is_none()
                 }
                 None if !fits(record) => true,
                 None => {
@@ -62,6 +68,11 @@ pub fn add_transactions(
     }
     rows.send(reader.session())?;
     Ok(Ok(()))
+}
+
+fn set_packed(session: &mut Session, partition: Partition, tid: Tid) -> Result<(), Error> {
+    let tid = int(tid.get());
+    session.write(&format!("UPDATE trans SET packed=1 WHERE `partition`={partition} AND tid={tid}"))
 }
 
 fn existing_transactions(

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Rows that come from other nodes, directly to the final tables.
 //!
-//! A replication that was interrupted may send what is there already. Equal rows are skipped;
-//! different ones are refused and left alone: it is not for a database to say who is right.
+//! A replication that was interrupted may send what is there already. Equal rows are skipped, except that
+//! a transaction becomes packed if it is so at the source; different ones are refused and left alone: it
+//! is not for a database to say who is right.
 
 use neo_common::types::{Oid, Partition, Tid};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -38,9 +39,15 @@ pub fn add_transactions(
                 int(record.ttid.get()),
             ])?;
         if inserted == 0 {
-            let existing = reader.transaction(partition, *tid)?;
-            if existing.is_none_or(|existing| !existing.record.is_same(record)) {
+            let existing = reader.transaction(partition, *tid)?.map(|existing| existing.record);
+            let Some(existing) = existing.filter(|existing| existing.is_same(record)) else {
                 return Ok(Err(ReplicationConflict::Transaction(*tid)));
+            };
+            if record.packed && !existing.packed {
+                reader
+                    .connection()
+                    .prepare_cached("UPDATE trans SET packed=1 WHERE partition=? AND tid=?")?
+                    .execute(params![partition, int(tid.get())])?;
             }
         }
         if let Some(pack) = pack {
