@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Looking at the nodes of a cluster: what they are doing, and whether it is right.
 
+use std::time::Duration;
+
 use neo_client::core::ClientCore;
 use neo_common::node::Node;
 use neo_common::protocol::{CellState, ClusterState};
@@ -9,6 +11,10 @@ use super::{ClientProcess, Cluster, MasterProcess, Role, StorageProcess};
 use crate::checkers::rest::{self, Contents};
 use crate::model::{Checked, Violation, ensure};
 use crate::network::HostId;
+
+/// For how long nobody has anything to do when nothing is left to do: longer than a question and its
+/// answer take in bad weather.
+const QUIET: Duration = Duration::from_secs(5);
 
 impl Cluster {
     /// The primary master that is in service, if any.
@@ -74,6 +80,22 @@ impl Cluster {
                 cluster.tm.iter().next().is_none()
                     && table.nodes().all(|nid| table.outdated_of(nid).next().is_none())
             })
+    }
+
+    /// Lets time pass until the cluster serves and nothing is left to do, at most until then. Returns
+    /// whether there is still something to do.
+    ///
+    /// A storage that waits for an answer looks idle, whatever it does next: it asks which pack comes
+    /// next, for example, once a cell is up-to-date. So nobody must have anything to do for a while.
+    pub fn run_until_idle(&mut self, until: Duration) -> bool {
+        let mut busy_at = self.world.now();
+        self.run_while(until, |cluster| {
+            let now = cluster.world.now();
+            if !cluster.is_serving() || !cluster.is_idle() {
+                busy_at = now;
+            }
+            now < busy_at + QUIET
+        })
     }
 
     /// What all nodes are doing, for who looks for the cause of a problem.

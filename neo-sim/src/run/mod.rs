@@ -295,9 +295,8 @@ fn end_work(cluster: &mut Cluster) -> Result<(), Violation> {
 
 /// Lets background tasks come to an end, and looks at all databases.
 fn rest(cluster: &mut Cluster) -> Result<(), Violation> {
-    let since = cluster.world.now();
-    cluster.run_until(since + Duration::from_secs(3));
-    if cluster.run_while(since + REST_MAX, |cluster| !cluster.is_serving() || !cluster.is_idle()) {
+    let until = cluster.world.now() + REST_MAX;
+    if cluster.run_until_idle(until) {
         return Err(Violation(format!("storages are never idle: {}", cluster.describe())));
     }
     if !cluster.is_right() {

@@ -194,8 +194,10 @@ impl Stage {
     /// The end of the story: nothing is left behind, and all that was seen fits.
     #[track_caller]
     pub fn finish(mut self) {
-        self.sleep(3000);
-        self.wait("storages to be idle", Cluster::is_idle);
+        let until = self.cluster.world.now() + STEP_MAX;
+        let timed_out = self.cluster.run_until_idle(until);
+        self.check();
+        assert!(!timed_out, "storages are never idle: {}", self.cluster.describe());
         if let Err(violation) = self.cluster.check_rest() {
             panic!("{violation}");
         }
