@@ -613,6 +613,15 @@ fn replication() {
     other.record.user = value("other").data;
     let conflict = ReplicationConflict::Transaction(tid(13));
     assert_eq!(db.write(transactions(&[other])), Done::Added(Err(conflict)));
+    // What is packed at the source is packed; copies are not packed at the same time.
+    let mut packed = info(13);
+    packed.record.packed = true;
+    for again in [packed, info(13)] {
+        assert_eq!(db.write(transactions(&[again])), ok);
+        let read = Read::Transaction { partition: 1, tid: tid(13) };
+        let Done::Transactions(found) = db.read(read) else { panic!("transactions") };
+        assert!(found[0].as_ref().unwrap().record.packed);
+    }
     let mut invalid = info(16);
     invalid.tid = Tid::INVALID;
     let conflict = Done::Added(Err(ReplicationConflict::InvalidId));

@@ -300,6 +300,67 @@ fn packed_meanwhile() {
     assert_eq!(node.ask_error(client, load(3)).0, ErrorCode::OidDoesNotExist);
 }
 
+/// Data is left of a cell that was discarded, and a new cell takes its place. Transactions up to the last
+/// pack are sent again, as whether they are packed is not known; those that the source does not send are
+/// deleted.
+#[test]
+fn packed_before_the_cell_was_back() {
+    let mut options = config();
+    options.disable_drop_partitions = true;
+    let mut node = Node::start(options, Disk::new(), 1);
+    node.identify(&[2]);
+    node.recover(vec![row(&[(2, U)]), row(&[(1, U), (2, U)])]);
+    node.operate(false);
+    let client = node.client(1);
+    node.commit(client, 9, 11, &[(1, 0, "a")]);
+    node.commit(client, 11, 13, &[(3, 0, "b")]);
+    node.commit(client, 13, 15, &[(1, 11, "c")]);
+    node.commit(client, 39, 41, &[(1, 15, "d")]);
+    let changes = vec![(1, s(1), DISCARDED)];
+    node.tell(Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    node.tell(Packet::NotifyPackSigned { approved: vec![tid(31)], rejected: vec![] });
+    let changes = vec![(1, s(1), O)];
+    node.tell(Packet::NotifyPartitionChanges { ptid: 3, replicas: 0, changes });
+    unfinished(&mut node, &[1], 51, &[]);
+    let conn = accept_node(&mut node, 2);
+    let packed = |n: u64| {
+        let mut packet = add_transaction(n, &[1]);
+        if let Packet::AddTransaction { ttid: t, packed, user, description, .. } = &mut packet {
+            (*t, *packed) = (ttid(n - 2), true);
+            (*user, *description) =
+                (Bytes::from_static(b"user"), Bytes::from_static(b"description"));
+        }
+        packet
+    };
+    let id = expect_transactions(&mut node, conn, (0, 51), &[41]);
+    node.write_as(conn, id, &packed(11));
+    answer_transactions(&mut node, conn, id, Some(15));
+    let id = expect_transactions(&mut node, conn, (15, 51), &[41]);
+    node.write_as(conn, id, &packed(15));
+    let (next_tid, completed_pack) = (None, Some(tid(31)));
+    let to_delete = Vec::new();
+    let answer = Packet::AnswerFetchTransactions { next_tid, to_delete, completed_pack };
+    node.write_as(conn, id, &answer);
+    let known = [(11, 1), (13, 3), (15, 1), (41, 1)];
+    let id = expect_objects(&mut node, conn, (0, 0, 51), &known);
+    let to_delete = Map(vec![(tid(11), vec![oid(1)]), (tid(13), vec![oid(3)])]);
+    let answer = Packet::AnswerFetchObjects { next_tid: None, next_oid: None, to_delete };
+    node.write_as(conn, id, &answer);
+    no_pack(&mut node, 31);
+    let done = Packet::NotifyReplicationDone { partition: 1, tid: tid(51) };
+    assert_eq!(node.told().unwrap().1, done);
+    let changes = vec![(1, s(1), U)];
+    node.tell(Packet::NotifyPartitionChanges { ptid: 4, replicas: 0, changes });
+    for (n, expected) in [(11, Some(true)), (13, None), (15, Some(true)), (41, Some(false))] {
+        let found = match node.ask(client, Packet::AskTransactionInformation { tid: tid(n) }) {
+            Packet::AnswerTransactionInformation { packed, .. } => Some(packed),
+            Packet::Error { code: ErrorCode::TidNotFound, .. } => None,
+            packet => panic!("{packet:?}"),
+        };
+        assert_eq!(found, expected, "{n}");
+    }
+}
+
 /// Stores during the replication take no lock; they become locks before the master is told, once
 /// only one per object remains. Upstream: testNotifyReplicated.
 #[test]
