@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A commit takes time at the end of which it happens, or not if the process dies meanwhile. Read
-//! lanes overtake each other.
+//! lanes overtake each other, sometimes by seconds: a thread may have to wait for a page, or for its turn,
+//! while others go on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -36,18 +37,38 @@ pub struct Pace {
     pub stall_one_in: u64,
     /// One commit out of so many fails; 0: never.
     pub fail_one_in: u64,
+    /// The result of one read out of so many comes late, by up to [`LATE_MAX`]; 0: never.
+    pub late_one_in: u64,
     /// Nothing can be written.
     pub is_full: bool,
 }
 
+/// How late the result of a read may come.
+const LATE_MAX: Duration = Duration::from_secs(3);
+
 impl Pace {
     /// A good disk.
-    pub const FINE: Self =
-        Self { min_us: 30, max_us: 600, stall_one_in: 0, fail_one_in: 0, is_full: false };
+    pub const FINE: Self = Self {
+        min_us: 30,
+        max_us: 600,
+        stall_one_in: 0,
+        fail_one_in: 0,
+        late_one_in: 0,
+        is_full: false,
+    };
 
     fn time(&self, prng: &mut Prng) -> Duration {
         let spread = (self.max_us - self.min_us) as usize + 1;
         Duration::from_micros(self.min_us + prng.below(spread) as u64)
+    }
+
+    /// How long it takes until the result of a read is known.
+    fn report_time(&self, prng: &mut Prng) -> Duration {
+        let time = self.time(prng);
+        if self.late_one_in != 0 && prng.one_in(self.late_one_in) {
+            return time + LATE_MAX.mul_f64(prng.below(1000) as f64 / 1000.);
+        }
+        time
     }
 
     fn commit_time(&self, prng: &mut Prng) -> Duration {
@@ -278,7 +299,7 @@ impl Executor<Storage> for DiskLanes {
         while self.reads_at.front().is_some_and(|at| *at <= now) {
             self.reads_at.pop_front();
             if let Some(report) = self.lanes.read().map_err(failed)? {
-                let at = now + self.pace.time(&mut self.prng);
+                let at = now + self.pace.report_time(&mut self.prng);
                 self.report(at, vec![report]);
             }
         }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What masters give: tids in increasing order, oids once.
+//! What masters give: tids in increasing order, ttids and oids once.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::protocol::Packet;
-use neo_common::types::{Oid, Tid};
+use neo_common::types::{Oid, Tid, Ttid};
 
 use crate::model::{Checked, Model, ensure};
 use crate::network::HostId;
@@ -19,6 +19,47 @@ pub struct Commits {
     last: BTreeMap<u64, Tid>,
     /// Process of the master that gave oids, and which.
     oids: Option<((HostId, u64), BTreeSet<Oid>)>,
+    ttids: Ttids,
+}
+
+/// Ttids that were given.
+///
+/// A client that lost its master while it committed asks the next one what became of the ttid, so two
+/// transactions must not have the same. A master that does not know what the former one gave leaves a gap
+/// if its clock is late. Otherwise both take them from clocks, and chance may have it that they do so in
+/// the same microsecond of both, which is not worth a word once.
+#[derive(Debug, Default)]
+struct Ttids {
+    given: BTreeMap<Ttid, (HostId, u64)>,
+    /// Process of the master that gave the last one.
+    last: Option<(HostId, u64)>,
+    /// How many it gave since another one did, and which of them that one, or a former one, gave too.
+    count: usize,
+    repeated: Vec<Ttid>,
+}
+
+/// Only the first ids that a master gives can follow those that its predecessor found.
+const FIRST_TTIDS: usize = 8;
+
+impl Ttids {
+    fn given(&mut self, ttid: Ttid, master: (HostId, u64)) -> Checked {
+        if self.last != Some(master) {
+            (self.last, self.count) = (Some(master), 0);
+            self.repeated.clear();
+        }
+        self.count += 1;
+        let former = self.given.insert(ttid, master);
+        ensure!(former != Some(master), "ttid {ttid} is given twice");
+        if former.is_some() && self.count <= FIRST_TTIDS {
+            self.repeated.push(ttid);
+        }
+        let repeated = &self.repeated;
+        ensure!(
+            repeated.len() < 2,
+            "ttids {repeated:?} are given, another master gave them before"
+        );
+        Ok(())
+    }
 }
 
 impl Commits {
@@ -32,6 +73,7 @@ impl Commits {
         self.told.retain(|tid, _| *tid <= last);
         self.last.clear();
         self.oids = None;
+        self.ttids = Ttids::default();
     }
 
     /// A master sends a packet. `life`: which process; `link`: number of the connection.
@@ -60,6 +102,9 @@ impl Commits {
                     model.learn(*tid)?;
                 }
             }
+            Packet::AnswerBeginTransaction { ttid } => {
+                self.ttids.given(*ttid, (master, life))?;
+            }
             Packet::AnswerNewOIDs { oids } => {
                 let key = (master, life);
                 if self.oids.as_ref().is_none_or(|(other, _)| *other != key) {
@@ -77,5 +122,26 @@ impl Commits {
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A master repeats nothing, and does not follow those that did not store what they gave.
+    #[test]
+    fn ttids_are_given_once() {
+        let (one, other) = ((HostId(0), 1), (HostId(0), 2));
+        let mut ttids = Ttids::default();
+        let mut give = |ttid, master| ttids.given(Ttid::new(ttid), master).is_ok();
+        assert!((1..=5).all(|ttid| give(ttid, one)));
+        assert!(!give(5, one));
+        // Once is chance.
+        assert!(give(4, other) && give(8, other));
+        assert!(!give(5, other));
+        assert!((11..=20).all(|ttid| give(ttid, one)));
+        assert!((21..=30).all(|ttid| give(ttid, other)));
+        assert!(give(17, other) && give(18, other), "clocks, and chance");
     }
 }

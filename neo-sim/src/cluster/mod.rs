@@ -6,11 +6,13 @@
 //! - `processes`: how they start and end;
 //! - `applications`: what runs above clients, its calls and replies;
 //! - `operator`: commands of `neoctl`;
+//! - `storages`: whether what storages know and say agrees with their databases;
 //! - `watch`: what nodes are doing, and whether it is right.
 
 mod applications;
 mod operator;
 mod processes;
+mod storages;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,9 +46,6 @@ pub use processes::End;
 
 /// Name of all simulated clusters.
 pub const NAME: &str = "sim";
-
-/// How often the invariants of storages are checked.
-const INVARIANTS_EVERY: Duration = Duration::from_millis(50);
 
 /// A master.
 pub type MasterProcess = CoreProcess<Master, Simple<Master>>;
@@ -139,6 +138,8 @@ pub struct Cluster {
     operator: Operator,
     /// When invariants are checked next.
     invariants_at: Duration,
+    /// When what storages believe is compared with their databases next.
+    beliefs_at: Duration,
     commits: Commits,
     tables: Tables,
     prng: Prng,
@@ -174,6 +175,7 @@ impl Cluster {
             disks_may_fail: options.pace.fail_one_in != 0,
             operator: Operator::default(),
             invariants_at: Duration::ZERO,
+            beliefs_at: Duration::ZERO,
             commits: Commits::default(),
             tables: Tables::default(),
             options,
@@ -278,21 +280,6 @@ impl Cluster {
         false
     }
 
-    /// Checks from time to time that what storages know in several places agrees, above all that
-    /// whoever waits for a lock waits for somebody.
-    fn check_invariants(&mut self) {
-        let now = self.world.now();
-        if now < self.invariants_at {
-            return;
-        }
-        self.invariants_at = now + INVARIANTS_EVERY;
-        for host in self.hosts(Role::Storage) {
-            if let Some(process) = self.world.process::<StorageProcess>(host) {
-                process.engine.app.check_invariants();
-            }
-        }
-    }
-
     /// Lets time pass until then; faults see every packet.
     pub fn run_with(&mut self, until: Duration, faults: &mut Faults) {
         self.run_while(until, |cluster| {
@@ -364,6 +351,11 @@ impl Cluster {
             if let Some(life) = life {
                 let checked = self.commits.sent(&mut scene.model, (from, life), link, &packet);
                 scene.check(checked);
+            }
+            drop(scene);
+            if let Packet::NotifyReplicationDone { partition, tid } = packet {
+                let checked = self.check_replicated(from, partition, tid);
+                self.scene.get().check(checked);
             }
             if self.is_shown {
                 self.shown.push((from, to, packet));

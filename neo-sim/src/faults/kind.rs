@@ -79,6 +79,8 @@ kinds! {
     SlowDisks = "slow-disks",
     /// A disk is very slow for a while.
     SlowCommit = "slow-commit",
+    /// The results of some reads of a storage come seconds late for a while, after those of later ones.
+    LateReads = "late-reads",
     /// Commits of a storage fail for a while: it ends.
     FailingCommit = "failing-commit",
     /// A disk is full for a while: each process that writes to it ends.
@@ -86,7 +88,8 @@ kinds! {
     /// A storage loses the connection to its database, and connects again, or ends.
     LostLane = "lost-lane",
     // At once.
-    /// Something happens to a node at the moment when it sends, or is sent, some packet.
+    /// Something happens to a node, or to all storages, at the moment when it sends, or is sent, some
+    /// packet, or shortly after.
     Moment = "moment",
     // The operator.
     /// Starts a storage and adds it.

@@ -25,7 +25,7 @@ pub use kind::{Kind, Kinds};
 pub use plan::{Level, Plan};
 
 /// Packets at which a [`Kind::Moment`] may happen.
-const MOMENTS: [&str; 26] = [
+const MOMENTS: [&str; 27] = [
     "AskFinishTransaction",
     "AskLockInformation",
     "AnswerInformationLocked",
@@ -50,6 +50,7 @@ const MOMENTS: [&str; 26] = [
     "AnswerLastIDs",
     "StartOperation",
     "NotifyReady",
+    "NotifyReplicationDone",
     "NotifyPartitionChanges",
     "AnswerBeginTransaction",
 ];
@@ -69,6 +70,19 @@ struct Moment {
     at_sender: bool,
 }
 
+/// How long after a packet something may happen: a commit takes less, most of the time.
+const LATER_MAX_US: usize = 50_000;
+
+/// What is about to happen after a [`Moment`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Blow {
+    name: &'static str,
+    from: HostId,
+    to: HostId,
+    /// Which of both it hits, unless it hits the connection, or all storages.
+    host: HostId,
+}
+
 /// Makes things go wrong.
 pub struct Faults {
     /// Of the kind that is happening: what one kind draws does not depend on the others.
@@ -78,6 +92,7 @@ pub struct Faults {
     next: Vec<(Duration, Kind)>,
     cures: Vec<(Duration, Cure)>,
     moment: Option<Moment>,
+    blows: Vec<(Duration, Blow)>,
     /// What went wrong, by kind.
     pub counts: BTreeMap<Kind, u64>,
 }
@@ -92,6 +107,7 @@ impl Faults {
             next: Vec::new(),
             cures: Vec::new(),
             moment: None,
+            blows: Vec::new(),
             counts: BTreeMap::new(),
         };
         for kind in faults.plan.all_kinds().iter() {
@@ -158,7 +174,8 @@ impl Faults {
     /// When something goes wrong next, if ever.
     pub fn next_at(&self) -> Option<Duration> {
         let next = self.next.iter().map(|(at, _)| *at);
-        next.chain(self.cures.iter().map(|(at, _)| *at)).min()
+        let ends = self.cures.iter().map(|(at, _)| *at);
+        next.chain(ends).chain(self.blows.iter().map(|(at, _)| *at)).min()
     }
 
     /// Makes go wrong what is due.
@@ -167,6 +184,12 @@ impl Faults {
         while let Some(index) = self.cures.iter().position(|(at, _)| *at <= now) {
             let (_, cure) = self.cures.swap_remove(index);
             self.cure(cluster, cure);
+        }
+        while let Some(index) = self.blows.iter().position(|(at, _)| *at <= now) {
+            let (_, blow) = self.blows.swap_remove(index);
+            self.swap(Kind::Moment);
+            self.strike(cluster, blow);
+            self.swap(Kind::Moment);
         }
         for index in 0..self.next.len() {
             let (at, kind) = self.next[index];
@@ -204,6 +227,7 @@ impl Faults {
         cluster.world.tell_story("no more faults");
         self.next.clear();
         self.moment = None;
+        self.blows.clear();
         for (_, cure) in std::mem::take(&mut self.cures) {
             self.cure(cluster, cure);
         }
@@ -252,10 +276,7 @@ impl Faults {
                 let host = self.any_host(cluster);
                 self.power_off(cluster, host)
             }
-            Kind::Blackout => {
-                let hosts = cluster.hosts(Role::Storage).into_iter();
-                hosts.filter(|host| self.power_off(cluster, *host)).count() != 0
-            }
+            Kind::Blackout => self.blackout(cluster),
             Kind::Pause => {
                 let host = self.any_host(cluster);
                 let delay = self.delay(Duration::from_secs(3));
@@ -279,9 +300,11 @@ impl Faults {
             | Kind::IsolatePrimary
             | Kind::RefuseConnects
             | Kind::HangConnects => self.network(cluster, kind),
-            Kind::SlowCommit | Kind::FailingCommit | Kind::DiskFull | Kind::LostLane => {
-                self.database(cluster, kind)
-            }
+            Kind::SlowCommit
+            | Kind::LateReads
+            | Kind::FailingCommit
+            | Kind::DiskFull
+            | Kind::LostLane => self.database(cluster, kind),
             Kind::Moment => {
                 let name = *self.prng.choose(&MOMENTS).expect("there are some");
                 self.moment = Some(Moment { name, at_sender: self.prng.one_in(2) });
@@ -334,6 +357,12 @@ impl Faults {
         // Peers notice when their keepalive probes fail, or when the machine is back.
         let silence = self.delay(Duration::from_secs(5));
         self.restart(cluster, host, End::Power(silence))
+    }
+
+    /// All storages lose power.
+    fn blackout(&mut self, cluster: &mut Cluster) -> bool {
+        let hosts = cluster.hosts(Role::Storage).into_iter();
+        hosts.filter(|host| self.power_off(cluster, *host)).count() != 0
     }
 
     fn cut(&mut self, cluster: &mut Cluster, from: HostId, both: bool) -> bool {
@@ -389,6 +418,7 @@ impl Faults {
                 pace.min_us *= 10;
                 pace.max_us *= 100;
             }
+            Kind::LateReads => pace.late_one_in = 2 + self.prng.below(20) as u64,
             Kind::FailingCommit => pace.fail_one_in = 1 + self.prng.below(20) as u64,
             Kind::DiskFull => pace.is_full = true,
             _ => {
@@ -397,7 +427,7 @@ impl Faults {
                 return running;
             }
         }
-        cluster.disks_may_fail |= kind != Kind::SlowCommit;
+        cluster.disks_may_fail |= !matches!(kind, Kind::SlowCommit | Kind::LateReads);
         cluster.set_pace(host, pace);
         self.cures.push((end, Cure::Disk(host)));
         true
@@ -405,34 +435,39 @@ impl Faults {
 
     /// A packet was sent.
     pub fn sent(&mut self, cluster: &mut Cluster, from: HostId, to: HostId, packet: &Packet) {
-        let Some(Moment { at_sender, .. }) = self.moment.filter(|m| m.name == packet.name()) else {
+        let Some(Moment { name, at_sender }) = self.moment.filter(|m| m.name == packet.name())
+        else {
             return;
         };
         self.moment = None;
-        self.swap(Kind::Moment);
-        self.moment_happens(cluster, (from, to), at_sender, packet);
-        self.swap(Kind::Moment);
-    }
-
-    fn moment_happens(
-        &mut self,
-        cluster: &mut Cluster,
-        (from, to): (HostId, HostId),
-        at_sender: bool,
-        packet: &Packet,
-    ) {
         let host = if at_sender { from } else { to };
         if cluster.role(host) == Role::Operator {
             return;
         }
-        cluster.world.tell_story(&format!("moment: {}", packet.name()));
-        match self.prng.below(5) {
+        self.swap(Kind::Moment);
+        // Right then, or when others know of it as well, or not yet.
+        let delay = match self.prng.one_in(2) {
+            true => Duration::ZERO,
+            false => Duration::from_micros(self.prng.below(LATER_MAX_US) as u64),
+        };
+        let blow = Blow { name, from, to, host };
+        match delay.is_zero() {
+            true => self.strike(cluster, blow),
+            false => self.blows.push((cluster.world.now() + delay, blow)),
+        }
+        self.swap(Kind::Moment);
+    }
+
+    fn strike(&mut self, cluster: &mut Cluster, Blow { name, from, to, host }: Blow) {
+        cluster.world.tell_story(&format!("moment: {name}"));
+        match self.prng.below(6) {
             0 => cluster.world.reset_between(from, to),
             1 => drop(self.power_off(cluster, host)),
             2 => {
                 let delay = self.delay(Duration::from_secs(2));
                 cluster.world.pause(host, delay);
             }
+            3 => drop(self.blackout(cluster)),
             _ => drop(self.restart(cluster, host, End::Kill)),
         }
     }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use neo_common::types::Oid;
+
 use super::Transactions;
+use super::last_tids::LastTid;
 
 impl Transactions {
     /// Lines about all transactions and locks, for the log.
@@ -29,6 +32,15 @@ impl Transactions {
         lines
     }
 
+    /// Last revisions of objects, as far as they are known here, but for objects whose next revision
+    /// is being committed: the database may have it already.
+    pub fn last_revisions(&self) -> impl Iterator<Item = (Oid, LastTid)> {
+        let locks = self.write_locks.iter();
+        let locked = locks.filter_map(|(oid, lock)| Some((*oid, lock.last?)));
+        let known = self.last_tids.iter().chain(locked);
+        known.filter(|(oid, _)| !self.is_load_locked(*oid))
+    }
+
     /// Checks that locks, items and counters agree. For tests: it looks at everything.
     pub fn check_invariants(&self) {
         for (oid, lock) in &self.write_locks {
@@ -36,7 +48,12 @@ impl Transactions {
             let txn = txn.unwrap_or_else(|| panic!("{oid} locked by unknown {}", lock.ttid));
             let item = txn.items.get(oid);
             let item = item.unwrap_or_else(|| panic!("{oid} locked by {} for nothing", lock.ttid));
-            assert!(item.lockless || lock.last.is_some(), "{oid} locked without check");
+            if !item.lockless {
+                let last = lock.last.unwrap_or_else(|| panic!("{oid} locked without check"));
+                // Of an object without revision, nothing is known.
+                let is_current = last.is_none_or(|last| last == item.serial);
+                assert!(is_current, "{oid} locked at {} after {last:?}", item.serial);
+            }
         }
         for (oid, ttid) in &self.load_locks {
             let txn = self.transactions.get(ttid);

@@ -42,6 +42,11 @@ impl LastTids {
         Some(last)
     }
 
+    /// All that is known.
+    pub fn iter(&self) -> impl Iterator<Item = (Oid, LastTid)> {
+        self.young.iter().chain(&self.old).map(|(oid, last)| (*oid, *last))
+    }
+
     /// Learns the last revision of an object, or that it changed.
     pub fn insert(&mut self, oid: Oid, last: LastTid) {
         if !self.old.is_empty() {

@@ -48,6 +48,11 @@ impl Disk {
         Self(Arc::new(Mutex::new(store)))
     }
 
+    /// A reader of what was done, what is committed, or what a loss of power would leave.
+    pub fn reader(&self, layer: Layer) -> MemoryReader {
+        MemoryReader { disk: self.clone(), layer }
+    }
+
     fn contents(&self) -> std::sync::MutexGuard<'_, Store> {
         self.0.lock().expect("no panic while the store is locked")
     }
