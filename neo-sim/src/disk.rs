@@ -37,14 +37,14 @@ pub struct Pace {
     pub stall_one_in: u64,
     /// One commit out of so many fails; 0: never.
     pub fail_one_in: u64,
-    /// The result of one read out of so many comes late, by up to [`LATE_MAX`]; 0: never.
+    /// The result of one read out of so many comes late, by up to some seconds; 0: never.
     pub late_one_in: u64,
     /// Nothing can be written.
     pub is_full: bool,
 }
 
-/// How late the result of a read may come.
-const LATE_MAX: Duration = Duration::from_secs(3);
+/// Logarithm of how late the result of a read may come, in microseconds: 4 s.
+const LATE_BITS: usize = 22;
 
 impl Pace {
     /// A good disk.
@@ -66,7 +66,9 @@ impl Pace {
     fn report_time(&self, prng: &mut Prng) -> Duration {
         let time = self.time(prng);
         if self.late_one_in != 0 && prng.one_in(self.late_one_in) {
-            return time + LATE_MAX.mul_f64(prng.below(1000) as f64 / 1000.);
+            // All orders of magnitude: a short delay is as interesting as a long one.
+            let us = 1_u64 << prng.below(LATE_BITS);
+            return time + Duration::from_micros(us + prng.below(us as usize) as u64);
         }
         time
     }

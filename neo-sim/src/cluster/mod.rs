@@ -110,7 +110,7 @@ pub struct Cluster {
     disks: BTreeMap<HostId, Disk>,
     applications: BTreeMap<HostId, Application>,
     next_client: usize,
-    /// Which host each master calls so. One that became primary by mistake gives the same names.
+    /// Whom each master called what last: two of them may give the same id before one is elected.
     hosts_of: BTreeMap<(HostId, NodeId), HostId>,
     /// How masters called nodes last.
     nids: BTreeMap<HostId, NodeId>,
@@ -343,9 +343,8 @@ impl Cluster {
             if matches!(packet, Packet::StartOperation { .. }) {
                 self.has_served = true;
             }
-            let hosts_of = &self.hosts_of;
-            let checked =
-                self.tables.sent(from, life, &packet, |nid| hosts_of.get(&(from, nid)).copied());
+            let host_of = |nid| self.hosts_of.get(&(from, nid)).copied();
+            let checked = self.tables.sent(from, life, &packet, host_of);
             let mut scene = self.scene.get();
             scene.check(checked);
             if let Some(life) = life {
