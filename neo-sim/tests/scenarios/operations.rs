@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use neo_common::types::Tid;
 use neo_ctl::Command;
 use neo_sim::cluster::{Cluster, Insist, Options, Order, Role, Step, Until};
+use neo_sim::disk::Pace;
 
 use super::stage::{Stage, options};
 
@@ -60,6 +62,49 @@ fn storages_are_added_and_dropped() {
     for ((oid, tid), amount) in objects {
         assert_eq!(stage.load(0, oid), Some((tid, amount)));
     }
+    stage.finish();
+}
+
+/// A storage is dropped while it is down, and what it has is packed on the other one. When it gets cells
+/// again, its former data is still there, as deleting it takes time: all of that is marked as packed.
+#[test]
+fn what_a_dropped_storage_had_is_packed() {
+    let mut stage = Stage::with(Options { replicas: 1, partitions: 6, ..options(2, 1) });
+    let mut last = Tid::ZERO;
+    for amount in 0..6 {
+        let (oid, mut serial) = stage.create(0, amount);
+        for amount in 10..13 {
+            serial = stage.change(0, oid, serial, amount).unwrap();
+        }
+        last = serial;
+    }
+    let first = stage.storage(0);
+    stage.operate([
+        Step::KeepDown(vec![first]),
+        give(Order::Kill(first)),
+        Step::Wait(Until::Down(vec![first]), LONG),
+        give(Order::Drop(first)),
+    ]);
+    stage.act(0, move |mut session| async move {
+        let txn = session.begin().await.unwrap();
+        session.set_pack(&txn, last, None).await.unwrap();
+        session.commit(&txn).await.unwrap();
+    });
+    stage.sleep(1000);
+    stage.cluster.set_pace(first, Pace { min_us: 50_000, max_us: 60_000, ..Pace::FINE });
+    stage.operate([
+        Step::Start(first),
+        Step::Wait(Until::Pending(first), LONG),
+        give(Order::Add(first)),
+    ]);
+    // It begins to delete, partition by partition, and is told which pack is the last one.
+    stage.wait("the storage to serve", |cluster| cluster.serving_storages().contains(&first));
+    stage.sleep(10);
+    stage.operate([
+        give(Order::Tweak { dry_run: false, hosts: vec![] }),
+        Step::Wait(Until::Copied, LONG),
+    ]);
+    assert_eq!(stage.cluster.check_balance(), Ok(()));
     stage.finish();
 }
 
