@@ -163,7 +163,8 @@ bugs! {
     /// The last tid after verification is that of the storage that answered last: clients begin with
     /// an old snapshot.
     RecoveredTidTooLow: Nothing,
-    /// Recovery believes the first partition table that it is told, not the latest one.
+    /// Recovery believes the oldest partition table that it finds, not the latest one: cells that missed
+    /// transactions are readable.
     StalePartitionTable: Replicas,
     /// The cluster starts again with whatever readable cells are there, although transactions were
     /// committed since that version of the table: they are lost.

@@ -43,8 +43,8 @@ pub struct Pace {
     pub is_full: bool,
 }
 
-/// Logarithm of how late the result of a read may come, in microseconds: 4 s.
-const LATE_BITS: usize = 22;
+/// How late the result of a read may come, in microseconds.
+const LATE_MAX_US: usize = 5_000_000;
 
 impl Pace {
     /// A good disk.
@@ -66,9 +66,9 @@ impl Pace {
     fn report_time(&self, prng: &mut Prng) -> Duration {
         let time = self.time(prng);
         if self.late_one_in != 0 && prng.one_in(self.late_one_in) {
-            // All orders of magnitude: a short delay is as interesting as a long one.
-            let us = 1_u64 << prng.below(LATE_BITS);
-            return time + Duration::from_micros(us + prng.below(us as usize) as u64);
+            // In half of the cases, long enough for the service to be interrupted and resumed.
+            let max_us = if prng.one_in(2) { LATE_MAX_US } else { 1 << prng.below(20) };
+            return time + Duration::from_micros(prng.below(max_us) as u64);
         }
         time
     }

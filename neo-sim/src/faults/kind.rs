@@ -79,7 +79,8 @@ kinds! {
     SlowDisks = "slow-disks",
     /// A disk is very slow for a while.
     SlowCommit = "slow-commit",
-    /// The results of some reads of a storage come seconds late for a while, after those of later ones.
+    /// The results of some reads of a storage come seconds late for a while, after those of later ones;
+    /// in the end, its connections to the master may break.
     LateReads = "late-reads",
     /// Commits of a storage fail for a while: it ends.
     FailingCommit = "failing-commit",

@@ -60,6 +60,8 @@ const MOMENTS: [&str; 27] = [
 enum Cure {
     Join(HostId, HostId),
     Disk(HostId),
+    /// It is overloaded: in the end, its connections to the master may break as well.
+    Overload(HostId, bool),
     Connects(HostId),
 }
 
@@ -215,6 +217,12 @@ impl Faults {
                 cluster.world.cuts.join(from, to);
             }
             Cure::Disk(host) => cluster.set_pace(host, self.plan.pace),
+            Cure::Overload(host, breaks) => {
+                cluster.set_pace(host, self.plan.pace);
+                if let Some(master) = cluster.serving_master().filter(|_| breaks) {
+                    cluster.world.reset_between(host, master);
+                }
+            }
             Cure::Connects(host) => {
                 cluster.world.refusing.remove(&host);
                 cluster.world.hanging.remove(&host);
@@ -418,7 +426,12 @@ impl Faults {
                 pace.min_us *= 10;
                 pace.max_us *= 100;
             }
-            Kind::LateReads => pace.late_one_in = 2 + self.prng.below(20) as u64,
+            Kind::LateReads => {
+                pace.late_one_in = 5 + self.prng.below(40) as u64;
+                cluster.set_pace(host, pace);
+                self.cures.push((end, Cure::Overload(host, self.prng.one_in(2))));
+                return true;
+            }
             Kind::FailingCommit => pace.fail_one_in = 1 + self.prng.below(20) as u64,
             Kind::DiskFull => pace.is_full = true,
             _ => {
@@ -427,7 +440,7 @@ impl Faults {
                 return running;
             }
         }
-        cluster.disks_may_fail |= !matches!(kind, Kind::SlowCommit | Kind::LateReads);
+        cluster.disks_may_fail |= kind != Kind::SlowCommit;
         cluster.set_pace(host, pace);
         self.cures.push((end, Cure::Disk(host)));
         true

@@ -91,6 +91,7 @@ impl Plan {
                 min_us,
                 max_us: min_us + prng.below(20_000) as u64,
                 stall_one_in: if prng.one_in(2) { 0 } else { 5 + prng.below(200) as u64 },
+                late_one_in: if prng.one_in(2) { 0 } else { 50 + prng.below(500) as u64 },
                 ..Pace::FINE
             },
         };
