@@ -283,7 +283,10 @@ impl Cluster {
             io.close(conn);
         }
         if let Some(node) = self.forget(key) {
-            log::warn!("{node} has the id of another storage: it will get another one");
+            log::warn!(
+                "{node} has the id of another storage: it gets another one. If it comes back with this \
+                 id, stored in its database, start it once with --new-nid"
+            );
             self.broadcast_removed(io, &node);
         }
     }

@@ -311,11 +311,11 @@ impl Recovery {
 
     /// Adds the nodes of the table that are not known.
     fn add_nodes(
-        &self,
+        &mut self,
         cluster: &mut Cluster,
         io: &mut Io<'_, Master>,
     ) -> Result<Vec<NodeEntry>, Fault> {
-        self.evict_empty(cluster, io);
+        self.evict_others(cluster, io);
         let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
         let mut nodes = Vec::new();
         for nid in nids {
@@ -334,13 +334,17 @@ impl Recovery {
     /// 2. A new storage comes first, and gets id 1.
     /// 3. Storage 2 comes, and has a table with cells of storage 1.
     ///
-    /// Or a storage got its id from a master that restarted before there was a table, and the next master
-    /// gave the same id to another one.
-    fn evict_empty(&self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+    /// Or a storage got its id from a master that restarted before that storage had any cell, and the next
+    /// master gave the same id to another one. It may have a table, in which it has no cell.
+    fn evict_others(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
         let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
         for nid in nids {
             let Some(key) = cluster.nm.by_nid(nid).map(Node::key) else { continue };
-            if cluster.newcomers.contains(&key) || self.empty.contains(&nid) {
+            let is_other = self.versions.is_other(nid, cluster.pt.table());
+            if is_other {
+                self.versions.forget(nid);
+            }
+            if is_other || cluster.newcomers.contains(&key) || self.empty.contains(&nid) {
                 cluster.evict(io, key);
             }
         }

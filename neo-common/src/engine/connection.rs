@@ -96,9 +96,13 @@ impl<A: App> Connection<A> {
         let old = self.stages[index].expected.insert(id, (code, ticket));
         assert!(old.is_none(), "2^32 requests without answer on one connection");
     }
-    /// Takes what was expected for that answer.
-    pub fn expected(&mut self, id: MsgId) -> Option<(u16, A::Ticket)> {
-        self.stages[0].expected.remove(&id)
+    /// Takes what was expected for that answer, and who waits for it. A peer may answer a later handler
+    /// before an earlier one: what it is asked does not all take the same way through its database.
+    pub fn expected(&mut self, id: MsgId) -> Option<(&'static dyn Handler<A>, u16, A::Ticket)> {
+        self.stages.iter_mut().find_map(|stage| {
+            let (code, ticket) = stage.expected.remove(&id)?;
+            Some((stage.handler, code, ticket))
+        })
     }
     /// Lets queued handlers take over.
     pub fn switch(&mut self) {

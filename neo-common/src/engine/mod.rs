@@ -312,14 +312,17 @@ impl<A: App> Engine<A> {
     fn packet(&mut self, conn: ConnId, id: Option<MsgId>, packet: Packet) {
         self.state.log_packet(conn, '<', id, &packet);
         let c = self.state.conns.get_mut(&conn).expect("checked by the caller");
-        let handler = c.handler();
+        let mut handler = c.handler();
         let name = packet.name();
         let answers = packet.is_answer();
         // Id of what we reply to: answers do not become the packet in reply to which errors are
         // sent unless they are expected.
         let (ticket, expected) = match (answers, id) {
             (true, Some(id)) => match c.expected(id) {
-                Some((code, ticket)) => (Some(ticket), Some(code)),
+                Some((waiting, code, ticket)) => {
+                    handler = waiting;
+                    (Some(ticket), Some(code))
+                }
                 None => (None, None),
             },
             _ => (None, None),

@@ -232,6 +232,25 @@ fn answers_find_their_ticket_and_queued_handlers_wait() {
     assert_eq!(pair.server.app.log, ["first Ping", "first Ping"]);
 }
 
+/// The peer answers the request of the next handler first.
+#[test]
+fn answers_in_another_order() {
+    let mut pair = Pair::new();
+    let id = io(&mut pair.client).state.conns.get_mut(&pair.conn).unwrap().next_id() + 1;
+    pair.ask(Packet::AskClusterState {}, 1);
+    io(&mut pair.client).set_handler(pair.conn, &Second);
+    pair.ask(Packet::Ping {}, 2);
+    pair.run();
+    assert_eq!(pair.client.app.log, ["completed", "second Pong 2"]);
+    io(&mut pair.server).answer(pair.peer, id, Packet::AnswerClusterState { state: None });
+    pair.run();
+    assert_eq!(pair.client.app.log[2..], ["first AnswerClusterState 1"]);
+    // From now on, the next handler.
+    io(&mut pair.server).send(pair.peer, Packet::NotifyReady {});
+    pair.run();
+    assert_eq!(pair.client.app.log[3..], ["second NotifyReady", "first NotifyReady"]);
+}
+
 #[test]
 fn loss_is_told_once_with_the_requests_that_were_waiting() {
     let mut pair = Pair::new();

@@ -77,6 +77,21 @@ impl Versions {
         announced.map(|version| version.table = Some(table)).is_some()
     }
 
+    /// Whether a storage cannot be the one that this table means: it has a table of its own, in which it has
+    /// no cell, whereas it would be readable. Before a cell becomes readable, its node stores that it is
+    /// out-of-date.
+    pub fn is_other(&self, nid: NodeId, table: &Table) -> bool {
+        let own = self.by_nid.get(&nid).and_then(|version| version.table.as_ref());
+        let own = own.filter(|own| own.ptid() < table.ptid());
+        own.is_some_and(|own| !own.has_cells(nid)) && is_readable_in(table, nid)
+    }
+
+    /// It was another storage: what it has says nothing of this one.
+    pub fn forget(&mut self, nid: NodeId) {
+        self.by_nid.remove(&nid);
+        self.lost.retain(|other| *other != nid);
+    }
+
     /// Whether no storage has any table.
     pub fn is_empty(&self) -> bool {
         self.by_nid.is_empty()
@@ -261,6 +276,20 @@ mod tests {
         check(&[Some((5, "UUU")), Some((7, "OUU")), Some((6, "OUO"))], (2, 7, "OUU"));
         // Also if only a storage that is out-of-date is there: the others may have it.
         check(&[Some((5, "UUU")), Some((7, "OOU")), None], (2, 7, "OOU"));
+    }
+
+    #[test]
+    fn another_storage_of_the_same_name() {
+        let is_other = |own: (Ptid, &str), ptid, row| {
+            versions(&[Some(own)]).is_other(nid(1), &table(ptid, row))
+        };
+        assert!(is_other((5, ".U"), 7, "UU"));
+        assert!(!is_other((5, "OU"), 7, "UU"), "it was replicated since");
+        assert!(!is_other((5, ".U"), 7, "OU"), "it will be");
+        assert!(!is_other((7, ".U"), 5, "UU"), "its cell was discarded since");
+        let mut versions = versions(&[Some((5, ".U")), Some((7, "UU"))]);
+        versions.forget(nid(1));
+        assert_eq!(versions.lock_ptid(&table(7, "UU")), Some(7));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Processes of a cluster: how they are started, ended, and started again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use neo_admin::Admin;
 use neo_client::core::ClientCore;
 use neo_common::engine::{Engine, Signal};
+use neo_common::types::{NodeId, Ptid};
 use neo_master::Master;
 use neo_storage::Storage;
 use neo_storage::database::memory::{Crash, Disk};
@@ -209,6 +211,27 @@ impl Cluster {
             *disk = Disk::new();
         }
         self.start_all();
+    }
+
+    /// Lets the operator erase the database of a storage that has the id of another one, if there is one: a
+    /// master gives ids that storages store, and if it is restarted while one that has no cell is down, it
+    /// gives the same again. The one that has cells, or else the later table, is kept.
+    pub fn erase_namesake(&mut self) {
+        let mut known: BTreeMap<NodeId, (bool, Option<Ptid>, HostId)> = BTreeMap::new();
+        for host in self.hosts(Role::Storage) {
+            let Some(process) = self.world.process::<StorageProcess>(host) else { continue };
+            let storage = &process.engine.app;
+            let Some(nid) = storage.nid() else { continue };
+            let entry = (storage.table().has_cells(nid), storage.table().ptid(), host);
+            let Some(other) = known.insert(nid, entry) else { continue };
+            let (_, _, erased) = entry.min(other);
+            self.scene.get().count("storages erased that had the id of another one");
+            self.world
+                .tell_story(&format!("the database of {} is erased", self.world.label(erased)));
+            self.end(erased, End::Kill);
+            self.disks.insert(erased, Disk::new());
+            return self.start(erased);
+        }
     }
 
     /// Changes how the disk of a storage is, from now on.

@@ -25,6 +25,8 @@ use crate::workload;
 use crate::workload::scene::Counts;
 use crate::world::START;
 
+/// After how long without service the operator looks for two storages of the same id.
+const ERASE_AFTER: Duration = Duration::from_secs(20);
 /// How long a cluster may take to serve again once nothing goes wrong any more. Longer than a
 /// connection attempt that hangs, twice, and than the silence of a host without power.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
@@ -254,9 +256,15 @@ fn with_faults(cluster: &mut Cluster, faults: &mut Faults, end: Duration) {
 /// Waits until the cluster serves, with everybody.
 fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
     let since = cluster.world.now();
+    let mut erase_at = since + ERASE_AFTER;
     let timed_out = cluster.run_while(since + RECOVERY_MAX, |cluster| {
         cluster.drop_lost();
-        !cluster.is_serving()
+        let is_serving = cluster.is_serving();
+        if !is_serving && cluster.world.now() >= erase_at {
+            erase_at += ERASE_AFTER;
+            cluster.erase_namesake();
+        }
+        !is_serving
     });
     if timed_out {
         return Err(Violation(format!(
