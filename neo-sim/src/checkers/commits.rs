@@ -19,45 +19,51 @@ pub struct Commits {
     last: BTreeMap<u64, Tid>,
     /// Process of the master that gave oids, and which.
     oids: Option<((HostId, u64), BTreeSet<Oid>)>,
-    ttids: Ttids,
+    ids: Ids,
 }
 
-/// Ttids that were given.
+/// Ttids that were given, and tids, which are taken from the same sequence.
 ///
 /// A client that lost its master while it committed asks the next one what became of the ttid, so two
 /// transactions must not have the same. A master that does not know what the former one gave leaves a gap
 /// if its clock is late. Otherwise both take them from clocks, and chance may have it that they do so in
 /// the same microsecond of both, which is not worth a word once.
 #[derive(Debug, Default)]
-struct Ttids {
-    given: BTreeMap<Ttid, (HostId, u64)>,
+struct Ids {
+    given: BTreeMap<Tid, (HostId, u64)>,
     /// Process of the master that gave the last one.
     last: Option<(HostId, u64)>,
     /// How many it gave since another one did, and which of them that one, or a former one, gave too.
     count: usize,
-    repeated: Vec<Ttid>,
+    repeated: Vec<Tid>,
 }
 
-/// Only the first ids that a master gives can follow those that its predecessor found.
-const FIRST_TTIDS: usize = 8;
+/// Only the first ids that a master gives can follow those that it found.
+const FIRST_IDS: usize = 16;
 
-impl Ttids {
-    fn given(&mut self, ttid: Ttid, master: (HostId, u64)) -> Checked {
+impl Ids {
+    fn begun(&mut self, ttid: Ttid, master: (HostId, u64)) -> Checked {
+        let former = self.given.get(&ttid.as_tid());
+        ensure!(former != Some(&master), "ttid {ttid} is given twice");
+        self.used(ttid.as_tid(), master)
+    }
+
+    /// It may be told several times.
+    fn used(&mut self, tid: Tid, master: (HostId, u64)) -> Checked {
         if self.last != Some(master) {
             (self.last, self.count) = (Some(master), 0);
             self.repeated.clear();
         }
+        let former = self.given.insert(tid, master);
+        if former == Some(master) {
+            return Ok(());
+        }
         self.count += 1;
-        let former = self.given.insert(ttid, master);
-        ensure!(former != Some(master), "ttid {ttid} is given twice");
-        if former.is_some() && self.count <= FIRST_TTIDS {
-            self.repeated.push(ttid);
+        if former.is_some() && self.count <= FIRST_IDS {
+            self.repeated.push(tid);
         }
         let repeated = &self.repeated;
-        ensure!(
-            repeated.len() < 2,
-            "ttids {repeated:?} are given, another master gave them before"
-        );
+        ensure!(repeated.len() < 2, "ids {repeated:?} are given, another master gave them before");
         Ok(())
     }
 }
@@ -73,7 +79,7 @@ impl Commits {
         self.told.retain(|tid, _| *tid <= last);
         self.last.clear();
         self.oids = None;
-        self.ttids = Ttids::default();
+        self.ids = Ids::default();
     }
 
     /// A master sends a packet. `life`: which process; `link`: number of the connection.
@@ -88,7 +94,10 @@ impl Commits {
         packet: &Packet,
     ) -> Checked {
         match packet {
-            Packet::AskLockInformation { ttid, tid, .. } => model.assign(*ttid, *tid),
+            Packet::AskLockInformation { ttid, tid, .. } => {
+                model.assign(*ttid, *tid);
+                self.ids.used(*tid, (master, life))?;
+            }
             Packet::AnswerTransactionFinished { tid, .. }
             | Packet::InvalidateObjects { tid, .. } => {
                 let last = self.last.insert(link, *tid).unwrap_or(Tid::ZERO);
@@ -103,7 +112,7 @@ impl Commits {
                 }
             }
             Packet::AnswerBeginTransaction { ttid } => {
-                self.ttids.given(*ttid, (master, life))?;
+                self.ids.begun(*ttid, (master, life))?;
             }
             Packet::AnswerNewOIDs { oids } => {
                 let key = (master, life);
@@ -133,15 +142,19 @@ mod tests {
     #[test]
     fn ttids_are_given_once() {
         let (one, other) = ((HostId(0), 1), (HostId(0), 2));
-        let mut ttids = Ttids::default();
-        let mut give = |ttid, master| ttids.given(Ttid::new(ttid), master).is_ok();
+        let mut ids = Ids::default();
+        let mut give = |ttid, master| ids.begun(Ttid::new(ttid), master).is_ok();
         assert!((1..=5).all(|ttid| give(ttid, one)));
         assert!(!give(5, one));
         // Once is chance.
         assert!(give(4, other) && give(8, other));
         assert!(!give(5, other));
-        assert!((11..=20).all(|ttid| give(ttid, one)));
-        assert!((21..=30).all(|ttid| give(ttid, other)));
+        assert!((11..=30).all(|ttid| give(ttid, one)));
+        assert!((31..=50).all(|ttid| give(ttid, other)));
         assert!(give(17, other) && give(18, other), "clocks, and chance");
+        // A tid is told to each storage.
+        assert!((0..2).all(|_| ids.used(Tid::new(60), one).is_ok()));
+        assert!((0..2).all(|_| ids.used(Tid::new(60), other).is_ok()));
+        assert!(ids.begun(Ttid::new(60), other).is_err());
     }
 }

@@ -292,7 +292,11 @@ impl Faults {
                 true
             }
             Kind::Clock => {
-                let host = self.any_host(cluster);
+                // Those of masters matter most: ids are made of them.
+                let host = match self.prng.one_in(2) {
+                    true => self.host(cluster, &[Role::Master]),
+                    false => self.any_host(cluster),
+                };
                 // From a few microseconds to an hour, in both directions.
                 let by_us = 1_i64 << self.prng.below(32);
                 let by_us = if self.prng.one_in(2) { by_us } else { -by_us };
