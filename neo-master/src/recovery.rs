@@ -290,7 +290,6 @@ impl Recovery {
     /// Takes the table that counts, if it is not the current one.
     fn load(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Handled {
         let Some((nid, table)) = self.versions.choose() else { return Ok(()) };
-        let outdated = self.versions.outdated(table);
         if self.loaded.as_ref() != Some(table) {
             let (ptid, replicas, rows) = (table.ptid(), table.replicas(), table.to_wire());
             let loaded = cluster.pt.load(ptid.unwrap_or_default(), replicas, &rows);
@@ -300,8 +299,11 @@ impl Recovery {
             let timestamp = cluster.next_timestamp(io.now());
             cluster.send_to_admins(io, &Packet::NotifyNodeInformation { timestamp, nodes });
             cluster.send_to_admins(io, &cluster.partition_table());
+        } else {
+            self.evict_others(cluster, io);
         }
-        self.outdated = outdated;
+        // Without what is evicted, which has an older table than this one.
+        self.outdated = self.loaded.as_ref().map_or_else(Vec::new, |t| self.versions.outdated(t));
         cluster.backup_tid = self.backup_tids.get(&nid).copied().flatten();
         // A storage that was lost at once does not know what was ordered.
         let known = self.truncate_tids.get(&nid).copied().flatten();

@@ -211,6 +211,23 @@ fn storage_lost_during_recovery() {
     assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
 }
 
+/// A master that was restarted gave the id of a storage without cells again. If that one comes back first, it
+/// is not believed to have anything.
+#[test]
+fn storage_with_the_id_of_another_one() {
+    for is_first in [true, false] {
+        let mut h = Harness::new(options(1, 1));
+        let other = is_first.then(|| h.with_table(2, 3, (3, 1, "U.")));
+        let one = h.with_table(1, 1, (5, 1, "UU"));
+        let other = other.unwrap_or_else(|| h.with_table(2, 3, (3, 1, "U.")));
+        assert!(h.is_closed(other), "{is_first}");
+        assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+        let two = h.with_table(2, 2, (4, 1, "UO"));
+        h.verify(&[one, two]);
+        assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    }
+}
+
 #[test]
 fn tables_that_make_no_sense_are_refused() {
     for (ptid, rows) in [
