@@ -10,16 +10,16 @@ use neo_sim::disk::Pace;
 
 use super::stage::{Stage, options};
 
-const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(30);
 
-fn give(order: Order) -> Step {
+pub fn give(order: Order) -> Step {
     Step::Order(order, Insist::No)
 }
 
 impl Stage {
     /// The operator does something, and all commands are accepted.
     #[track_caller]
-    fn operate(&mut self, steps: impl IntoIterator<Item = Step>) {
+    pub fn operate(&mut self, steps: impl IntoIterator<Item = Step>) {
         self.cluster.instruct(steps);
         self.wait("the operator", |cluster| !cluster.is_operating());
         let refused: Vec<String> = self.cluster.scene.get().counts.keys().cloned().collect();
