@@ -9,12 +9,20 @@
 //!   LockedTransactions   {ttid: tid or nothing} of each node
 //!   FinalTid             for each ttid without tid: nodes with a readable cell of its partition
 //!                        that do not list it may have unlocked it already; asked one by one
-//!   ValidateTransaction  sent for each ttid with a tid to the nodes that listed it
+//!   ValidateTransaction  sent for each ttid with a tid to the nodes that listed it without; the answer
+//!                        to their next question says that this is on disk
+//!   ValidateTransaction  to the nodes that listed it with the tid
 //!   LastIds              greatest tid and oid, first tid; this is also when storages truncate
 //!   PackOrders           orders that are not completed
 //! ```
 //!
 //! Nobody is told to drop the rest: storages drop unfinished data just before they serve clients.
+//!
+//! A node that knows the tid forgets that the transaction was not finished. So the others come first, unlike
+//! upstream, which tells all at once:
+//! 1. S1 voted a transaction, S2 locked it. Both are told to finish it. S1 is killed before.
+//! 2. S1 has the only readable cell of the partition of the metadata. It is asked again, and so is nobody
+//!    else: the transaction looks as if it had never been decided, and S1 drops its part.
 //!
 //! Nodes without readable cells are not asked, because what they have may be obsolete:
 //! 1. S1 and S2 are up-to-date.
@@ -47,6 +55,7 @@ enum Step {
     Start,
     LockedTransactions,
     FinalTid,
+    Validate,
     LastIds,
     PackOrders,
 }
@@ -60,10 +69,13 @@ pub struct Verification {
     /// Nodes that have to answer.
     waiting: BTreeSet<NodeId>,
     locked: BTreeMap<Ttid, Tid>,
-    voted: BTreeMap<Ttid, BTreeSet<NodeId>>,
+    /// Who listed it, and whether with the tid.
+    voted: BTreeMap<Ttid, BTreeMap<NodeId, bool>>,
     /// Transactions without tid, with the nodes that remain to be asked. The last one is being
     /// asked.
     unknown: Vec<(Ttid, Vec<NodeId>)>,
+    /// Who was asked for last ids before the others.
+    told_last_ids: BTreeSet<NodeId>,
     last_tid: Tid,
 }
 
@@ -78,6 +90,7 @@ impl Verification {
             locked: BTreeMap::new(),
             voted: BTreeMap::new(),
             unknown: Vec::new(),
+            told_last_ids: BTreeSet::new(),
             last_tid: Tid::ZERO,
         }
     }
@@ -103,7 +116,12 @@ impl Verification {
                     }
                 }
                 Step::FinalTid if self.unknown.is_empty() => {
-                    self.validate(cluster, io);
+                    self.step = Step::Validate;
+                    self.validate(cluster, io, false);
+                    self.ask_validated(cluster, io);
+                }
+                Step::Validate => {
+                    self.validate(cluster, io, true);
                     self.ask_last_ids(cluster, io);
                 }
                 Step::FinalTid => self.ask_final_tid(cluster, io),
@@ -156,7 +174,7 @@ impl Verification {
         unknown
             .map(|(ttid, voted)| {
                 let readable = table.readable(ttid.partition(table.partitions()));
-                (*ttid, readable.filter(|nid| !voted.contains(nid)).collect())
+                (*ttid, readable.filter(|nid| !voted.contains_key(nid)).collect())
             })
             .collect()
     }
@@ -173,21 +191,45 @@ impl Verification {
         }
     }
 
-    /// Finishes the transactions for which the client asked to. Some nodes may not even have
-    /// locked them.
-    fn validate(&self, cluster: &Cluster, io: &mut Io<'_, Master>) {
-        for (ttid, tid) in &self.locked {
-            log::info!("finish transaction {ttid} as {tid}");
-            let nids = self.voted.get(ttid).into_iter().flatten();
-            for conn in nids.filter_map(|nid| cluster.conn_of(*nid)) {
-                io.send(conn, Packet::ValidateTransaction { ttid: *ttid, tid: *tid });
+    /// Nodes that finish a transaction, of those that locked it or of those that did not.
+    fn to_validate(&self, has_locked: bool) -> impl Iterator<Item = (Ttid, Tid, NodeId)> {
+        self.locked.iter().flat_map(move |(ttid, tid)| {
+            let nodes = self.voted.get(ttid).into_iter().flatten();
+            let nodes = nodes.filter(move |(_, locked)| **locked == has_locked);
+            nodes.map(|(nid, _)| (*ttid, *tid, *nid))
+        })
+    }
+
+    /// Finishes the transactions for which the client asked to.
+    fn validate(&self, cluster: &Cluster, io: &mut Io<'_, Master>, has_locked: bool) {
+        for (ttid, tid, nid) in self.to_validate(has_locked) {
+            log::info!("finish transaction {ttid} as {tid} on {nid}");
+            if let Some(conn) = cluster.conn_of(nid) {
+                io.send(conn, Packet::ValidateTransaction { ttid, tid });
+            }
+        }
+    }
+
+    /// Waits for the nodes that did not lock what they have to finish. They are asked for their last ids,
+    /// as everybody is, unless something remains to be done before.
+    fn ask_validated(&mut self, cluster: &Cluster, io: &mut Io<'_, Master>) {
+        let nids: BTreeSet<NodeId> = self.to_validate(false).map(|(_, _, nid)| nid).collect();
+        let later: BTreeSet<NodeId> = self.to_validate(true).map(|(_, _, nid)| nid).collect();
+        for nid in nids {
+            if later.contains(&nid) || cluster.truncate_tid.is_some() {
+                self.ask(cluster, io, [nid], &Packet::AskRecovery {});
+            } else {
+                self.ask(cluster, io, [nid], &Packet::AskLastIDs {});
+                self.told_last_ids.insert(nid);
             }
         }
     }
 
     fn ask_last_ids(&mut self, cluster: &Cluster, io: &mut Io<'_, Master>) {
         self.step = Step::LastIds;
-        self.ask(cluster, io, cluster.storages().map(|(nid, _)| nid), &Packet::AskLastIDs {});
+        let told = std::mem::take(&mut self.told_last_ids);
+        let others = cluster.storages().map(|(nid, _)| nid).filter(|nid| !told.contains(nid));
+        self.ask(cluster, io, others, &Packet::AskLastIDs {});
     }
 
     /// A storage answered.
@@ -207,12 +249,13 @@ impl Verification {
         match packet {
             Packet::AnswerLockedTransactions { transactions } => {
                 for (ttid, tid) in transactions {
-                    self.voted.entry(ttid).or_default().insert(nid);
+                    self.voted.entry(ttid).or_default().insert(nid, tid.is_some());
                     if let Some(tid) = tid.filter(|_| !planted!(VerificationDropsLocked)) {
                         self.lock(ttid, tid);
                     }
                 }
             }
+            Packet::AnswerRecovery { .. } if self.step == Step::Validate => {}
             Packet::AnswerFinalTID { tid } => {
                 if let Some(tid) = tid
                     && let Some((ttid, _)) = self.unknown.pop()
@@ -250,8 +293,8 @@ impl Verification {
     }
 
     /// Nothing is waited for from a storage any more. Returns whether it is lost too early: it did not
-    /// tell which transactions it has locked.
+    /// tell which transactions it has locked, or whether it finished them.
     pub fn storage_lost(&mut self, nid: NodeId) -> bool {
-        self.waiting.remove(&nid) && self.step == Step::LockedTransactions
+        self.waiting.remove(&nid) && matches!(self.step, Step::LockedTransactions | Step::Validate)
     }
 }

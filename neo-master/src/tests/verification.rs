@@ -53,9 +53,30 @@ fn locked_transactions_are_finished() {
     // Nobody locked 12: those who do not list it may have unlocked it.
     answer_final(&mut h, storages[2], 12, None);
     answer_final(&mut h, storages[1], 12, None);
-    assert_eq!(validated(&mut h, storages[0]), [(10, 20), (14, 15)]);
+    // As long as it is not sure that all have it, somebody must know that it is not finished.
+    for storage in &storages[1..] {
+        assert_eq!(h.names(*storage), [] as [&str; 0]);
+    }
+    let (_, packet) = h.until(storages[0], "ValidateTransaction");
+    assert_eq!(packet, Packet::ValidateTransaction { ttid: Ttid::new(10), tid: Tid::new(20) });
+    // Something else remains to be done before it can tell its last ids.
+    h.answer_recovery(storages[0], Some(5));
+    assert_eq!(validated(&mut h, storages[0]), [(14, 15)]);
     assert_eq!(validated(&mut h, storages[1]), [(10, 20), (14, 15)]);
     assert_eq!(validated(&mut h, storages[2]), []);
+}
+
+/// S2 knows what was decided about a transaction that S1 only voted. S1 is lost before it finished it: if S2
+/// had been told at the same time, nobody would know any more that S1 has something to finish.
+#[test]
+fn a_storage_is_lost_before_it_finished_a_transaction() {
+    let (mut h, storages) = verifying("UU UO");
+    answer_locked(&mut h, storages[0], &[(10, None)]);
+    answer_locked(&mut h, storages[1], &[(10, Some(20))]);
+    h.until(storages[0], "AskLastIDs");
+    h.close(storages[0]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    assert_eq!(validated(&mut h, storages[1]), []);
 }
 
 /// The same, but another node has unlocked it already.
