@@ -275,9 +275,16 @@ fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
     // Those that lost patience for ever are not served.
     let commits = cluster.commits_count();
     cluster.run_until(cluster.world.now() + Duration::from_secs(2));
-    let until = cluster.world.now() + RECOVERY_MAX;
-    let timed_out =
-        cluster.run_while(until, |c| c.is_working() && c.writes() && c.commits_count() == commits);
+    let since = cluster.world.now();
+    let mut erase_at = since + ERASE_AFTER;
+    let timed_out = cluster.run_while(since + RECOVERY_MAX, |cluster| {
+        // It may have been interrupted again by what was under way.
+        if cluster.world.now() >= erase_at && !cluster.is_serving() {
+            erase_at += ERASE_AFTER;
+            cluster.erase_namesake();
+        }
+        cluster.is_working() && cluster.writes() && cluster.commits_count() == commits
+    });
     if timed_out && cluster.is_working() && cluster.writes() {
         return Err(Violation(format!(
             "no transaction is committed {RECOVERY_MAX:?} after the cluster serves again: {}",
