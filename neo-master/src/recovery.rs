@@ -289,20 +289,19 @@ impl Recovery {
 
     /// Takes the table that counts, if it is not the current one.
     fn load(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) -> Handled {
+        self.evict_others(cluster, io);
         let Some((nid, table)) = self.versions.choose() else { return Ok(()) };
         if self.loaded.as_ref() != Some(table) {
             let (ptid, replicas, rows) = (table.ptid(), table.replicas(), table.to_wire());
             let loaded = cluster.pt.load(ptid.unwrap_or_default(), replicas, &rows);
             loaded.map_err(|error| Fault::protocol(error.to_string()))?;
             self.loaded = Some(table.clone());
+            forget_strangers(cluster, io);
             let nodes = self.add_nodes(cluster, io)?;
             let timestamp = cluster.next_timestamp(io.now());
             cluster.send_to_admins(io, &Packet::NotifyNodeInformation { timestamp, nodes });
             cluster.send_to_admins(io, &cluster.partition_table());
-        } else {
-            self.evict_others(cluster, io);
         }
-        // Without what is evicted, which has an older table than this one.
         self.outdated = self.loaded.as_ref().map_or_else(Vec::new, |t| self.versions.outdated(t));
         cluster.backup_tid = self.backup_tids.get(&nid).copied().flatten();
         // A storage that was lost at once does not know what was ordered.
@@ -313,11 +312,11 @@ impl Recovery {
 
     /// Adds the nodes of the table that are not known.
     fn add_nodes(
-        &mut self,
+        &self,
         cluster: &mut Cluster,
         io: &mut Io<'_, Master>,
     ) -> Result<Vec<NodeEntry>, Fault> {
-        self.evict_others(cluster, io);
+        self.evict_empty(cluster, io);
         let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
         let mut nodes = Vec::new();
         for nid in nids {
@@ -335,18 +334,22 @@ impl Recovery {
     /// 1. The master restarts and knows nobody.
     /// 2. A new storage comes first, and gets id 1.
     /// 3. Storage 2 comes, and has a table with cells of storage 1.
-    ///
-    /// Or a storage got its id from a master that restarted before that storage had any cell, and the next
-    /// master gave the same id to another one. It may have a table, in which it has no cell.
-    fn evict_others(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+    fn evict_empty(&self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
         let nids: Vec<NodeId> = cluster.pt.table().nodes().collect();
         for nid in nids {
             let Some(key) = cluster.nm.by_nid(nid).map(Node::key) else { continue };
-            let is_other = self.versions.is_other(nid, cluster.pt.table());
-            if is_other {
-                self.versions.forget(nid);
+            if cluster.newcomers.contains(&key) || self.empty.contains(&nid) {
+                cluster.evict(io, key);
             }
-            if is_other || cluster.newcomers.contains(&key) || self.empty.contains(&nid) {
+        }
+    }
+
+    /// The same if it was told a table, in which it has no cell: it got its id from a master that restarted
+    /// before that storage had any cell, and the next master gave the same id to another one.
+    fn evict_others(&mut self, cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+        for nid in self.versions.others() {
+            self.versions.forget(nid);
+            if let Some(key) = cluster.nm.by_nid(nid).map(Node::key) {
                 cluster.evict(io, key);
             }
         }
@@ -378,6 +381,23 @@ fn check_table(rows: &Rows) -> Handled {
     match nids.any(|nid| nid.node_type() != Some(NodeType::Storage)) {
         true => Err(Fault::protocol("partition table with other nodes than storages")),
         false => Ok(()),
+    }
+}
+
+/// Forgets storages that are only known from a table that does not count: one that was dropped since would
+/// be down for ever, and `tweak` would ask for it.
+fn forget_strangers(cluster: &mut Cluster, io: &mut Io<'_, Master>) {
+    let is_stranger = |node: &&Node| {
+        node.address().is_none()
+            && node.connection().is_none()
+            && node.nid().is_some_and(|nid| !cluster.pt.table().has_cells(nid))
+    };
+    let strangers: Vec<NodeKey> =
+        cluster.nm.storages().filter(is_stranger).map(Node::key).collect();
+    for key in strangers {
+        if let Some(node) = cluster.forget(key) {
+            cluster.broadcast_removed(io, &node);
+        }
     }
 }
 

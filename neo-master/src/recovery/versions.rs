@@ -11,12 +11,11 @@
 //! 4. Everything stops; S2 and S3 are the first ones to be back. By its number, the table of S2 is as good
 //!    as any, and says that S3 has everything.
 //!
-//! Nothing was ever committed under a version that no storage with readable cells in it has: each storage
-//! that takes part in a transaction is told the version before. So a version is
-//! - *confirmed* if a storage that is readable in it has it, or a later one;
-//! - *refuted* if all storages that are readable in it are there, and none of them has it: it is as if it
-//!   had never existed;
-//! - otherwise waited for, and the cluster does not start with an older one unless the operator wants so.
+//! Nothing was ever committed in a partition under a version that a storage with a readable cell of it does
+//! not have: each storage that takes part in a transaction is told the version before. So a version is
+//! - *refuted* if each partition has a readable cell whose storage is there and does not have it, nor a
+//!   later one: it is as if it had never existed;
+//! - otherwise believed, and those that are readable in it are waited for.
 //!
 //! A refuted version counts for those that have it: a storage that was told that its cells are out-of-date
 //! dropped what was not finished, and may have deleted partitions. So its cells are out-of-date in the table
@@ -77,13 +76,15 @@ impl Versions {
         announced.map(|version| version.table = Some(table)).is_some()
     }
 
-    /// Whether a storage cannot be the one that this table means: it has a table of its own, in which it has
-    /// no cell, whereas it would be readable. Before a cell becomes readable, its node stores that it is
-    /// out-of-date.
-    pub fn is_other(&self, nid: NodeId, table: &Table) -> bool {
-        let own = self.by_nid.get(&nid).and_then(|version| version.table.as_ref());
-        let own = own.filter(|own| own.ptid() < table.ptid());
-        own.is_some_and(|own| !own.has_cells(nid)) && is_readable_in(table, nid)
+    /// Storages that cannot be those that later tables mean: they have a table of their own, in which they
+    /// have no cell, whereas they would be readable. Before a cell becomes readable, its node stores that it
+    /// is out-of-date.
+    pub fn others(&self) -> Vec<NodeId> {
+        let is_other = |nid, own: &Table| {
+            let mut later = self.tables().filter(|(_, table)| table.ptid() > own.ptid());
+            !own.has_cells(nid) && later.any(|(_, table)| is_readable_in(table, nid))
+        };
+        self.tables().filter(|(nid, own)| is_other(*nid, own)).map(|(nid, _)| nid).collect()
     }
 
     /// It was another storage: what it has says nothing of this one.
@@ -141,17 +142,21 @@ impl Versions {
         self.by_nid.iter().filter_map(|(nid, version)| Some((*nid, version.table.as_ref()?)))
     }
 
-    /// Readable cells of a table of which their nodes know by a later one that they are not readable.
+    /// Readable cells of a table that are not readable by what their nodes have. With a later version, that
+    /// is what they were told. With an older one, either it was told by another master that nobody else
+    /// heard, and they dropped what was not finished; or they have just become readable, and nothing is lost
+    /// if they are replicated again.
     pub fn outdated(&self, table: &Table) -> Vec<(Partition, NodeId)> {
         let mut outdated = Vec::new();
-        for (nid, later) in self.tables().filter(|(_, other)| other.ptid() >= table.ptid()) {
+        for (nid, own) in self.tables() {
             let is_readable =
-                |partition| later.cell_state(partition, nid).is_some_and(CellState::is_readable);
+                |partition| own.cell_state(partition, nid).is_some_and(CellState::is_readable);
             let readable = table.readable_of(nid);
             outdated.extend(readable.filter(|p| !is_readable(*p)).map(|p| (p, nid)));
         }
         // Two masters may each have put another node out-of-date. Nothing was committed with either
-        // version: the node with the greatest one keeps its cell, and what it has not dropped.
+        // version: the node with the greatest one keeps its cell, and what it has not dropped. Or one was
+        // replicated, and the other one has learned that it is not needed any more.
         for partition in 0..table.partitions() {
             let is_outdated = |nid: &NodeId| outdated.contains(&(partition, *nid));
             if table.readable(partition).all(|nid| is_outdated(&nid)) {
@@ -173,14 +178,15 @@ impl Versions {
     }
 
     fn is_refuted(&self, table: &Table) -> bool {
-        table.readable_nodes().iter().all(|nid| {
-            self.by_nid.get(nid).is_some_and(|version| {
+        let lacks = |nid| {
+            self.by_nid.get(&nid).is_some_and(|version| {
                 let is_other = |other: &Table| other != table;
                 Some(version.ptid) < table.ptid()
                     || Some(version.ptid) == table.ptid()
                         && version.table.as_ref().is_some_and(is_other)
             })
-        })
+        };
+        (0..table.partitions()).all(|partition| table.readable(partition).any(lacks))
     }
 }
 
@@ -207,6 +213,13 @@ mod tests {
             });
         let mut table = Table::new();
         table.load(Some(ptid), 1, &vec![cells.collect()]).unwrap();
+        table
+    }
+
+    fn two_partitions(ptid: Ptid, first: &str, second: &str) -> Table {
+        let cells = |row: &str| table(ptid, row).to_wire().remove(0);
+        let mut table = Table::new();
+        table.load(Some(ptid), 1, &vec![cells(first), cells(second)]).unwrap();
         table
     }
 
@@ -273,20 +286,20 @@ mod tests {
 
     #[test]
     fn the_latest_one() {
-        check(&[Some((5, "UUU")), Some((7, "OUU")), Some((6, "OUO"))], (2, 7, "OUU"));
+        check(&[Some((5, "UUU")), Some((7, "OUU")), Some((7, "OUU"))], (2, 7, "OUU"));
+        // S3 was not told yet that it is up-to-date: nothing was committed since.
+        check(&[Some((5, "UUU")), Some((7, "OUU")), Some((6, "OUO"))], (3, 6, "OUO"));
         // Also if only a storage that is out-of-date is there: the others may have it.
         check(&[Some((5, "UUU")), Some((7, "OOU")), None], (2, 7, "OOU"));
     }
 
     #[test]
     fn another_storage_of_the_same_name() {
-        let is_other = |own: (Ptid, &str), ptid, row| {
-            versions(&[Some(own)]).is_other(nid(1), &table(ptid, row))
-        };
-        assert!(is_other((5, ".U"), 7, "UU"));
-        assert!(!is_other((5, "OU"), 7, "UU"), "it was replicated since");
-        assert!(!is_other((5, ".U"), 7, "OU"), "it will be");
-        assert!(!is_other((7, ".U"), 5, "UU"), "its cell was discarded since");
+        let others = |tables: &[_]| versions(tables).others();
+        assert_eq!(others(&[Some((5, ".U")), Some((7, "UU"))]), [nid(1)]);
+        assert_eq!(others(&[Some((5, "OU")), Some((7, "UU"))]), [], "it was replicated since");
+        assert_eq!(others(&[Some((5, ".U")), Some((7, "OU"))]), [], "it will be");
+        assert_eq!(others(&[Some((7, ".U")), Some((5, "UU"))]), [], "its cell was discarded since");
         let mut versions = versions(&[Some((5, ".U")), Some((7, "UU"))]);
         versions.forget(nid(1));
         assert_eq!(versions.lock_ptid(&table(7, "UU")), Some(7));
@@ -331,6 +344,22 @@ mod tests {
         check(&[s1, s2, None], (1, 6, "UOO"));
     }
 
+    /// 1. S1 and S2 are told version 4 by a master that is not in service yet; it becomes version 5 without
+    ///    S2, and this master is lost. S1 goes on with the former one, which puts S2 and S3 out-of-date.
+    /// 2. S3 was told version 5 only.
+    #[test]
+    fn a_version_that_a_readable_storage_never_had() {
+        check(&[Some((3, "UOO")), None, Some((5, "UOU"))], (1, 3, "UOO"));
+        // S1 is needed to know that.
+        check(&[None, None, Some((5, "UOU"))], (3, 5, "UOU"));
+        // One partition is enough for transactions.
+        let two = two_partitions(5, "UOU", "OOU");
+        let mut versions = versions(&[Some((3, "UOO"))]);
+        versions.announce(nid(3), Some(5));
+        assert!(versions.receive(nid(3), two.clone()));
+        assert_eq!(versions.choose(), Some((nid(3), &two)));
+    }
+
     #[test]
     fn who_was_told_that_it_is_out_of_date() {
         // S1 does not know that it was alone, but the others know that they had to drop something.
@@ -338,6 +367,17 @@ mod tests {
         check(&[Some((1, "UUU")), Some((3, "UOO")), None], (1, 1, "UOU"));
         // Or that they do not belong to the partition any more.
         check(&[Some((1, "UU")), Some((3, "U.")), None], (1, 1, "UO"));
+    }
+
+    /// Only S3 heard another master, which knows S1 as it was before. It may have a partition of its own.
+    #[test]
+    fn who_was_told_so_by_another_master() {
+        let two = two_partitions(5, "UU.", "..U");
+        let mut versions = versions(&[Some((3, "OU.")), Some((1, "UU."))]);
+        versions.announce(nid(3), Some(5));
+        assert!(versions.receive(nid(3), two.clone()));
+        assert_eq!(versions.choose(), Some((nid(3), &two)));
+        assert_eq!(versions.outdated(&two), [(0, nid(1))]);
     }
 
     #[test]

@@ -211,6 +211,25 @@ fn storage_lost_during_recovery() {
     assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
 }
 
+/// S3 was dropped, which S1 does not know yet when it is the first one to answer.
+#[test]
+fn a_dropped_storage_is_forgotten() {
+    let mut h = Harness::new(options(1, 1));
+    let admin = h.admin();
+    let one = h.with_table(1, 1, (4, 1, "OUO"));
+    let two = h.with_table(2, 2, (5, 1, "OU."));
+    h.verify(&[one, two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    assert!(h.engine.app.cluster.nm.by_nid(s(3)).is_none());
+    let told = h.take_all(admin).into_iter().rev().find_map(|(_, packet)| match packet {
+        Packet::NotifyNodeInformation { nodes, .. } => {
+            nodes.into_iter().find(|node| node.2 == Some(s(3)))
+        }
+        _ => None,
+    });
+    assert_eq!(told.map(|node| node.3), Some(NodeState::Unknown));
+}
+
 /// A master that was restarted gave the id of a storage without cells again. If that one comes back first, it
 /// is not believed to have anything.
 #[test]
