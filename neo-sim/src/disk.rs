@@ -46,6 +46,9 @@ pub struct Pace {
 /// How late the result of a read may come, in microseconds.
 const LATE_MAX_US: usize = 5_000_000;
 
+/// How long a commit takes at most: a slow disk that also stalls would not be back in time after all faults.
+const STALL_MAX: Duration = Duration::from_secs(20);
+
 impl Pace {
     /// A good disk.
     pub const FINE: Self = Self {
@@ -76,7 +79,7 @@ impl Pace {
     fn commit_time(&self, prng: &mut Prng) -> Duration {
         let time = self.time(prng);
         if self.stall_one_in != 0 && prng.one_in(self.stall_one_in) {
-            return time * (1 + prng.below(100) as u32);
+            return STALL_MAX.min(time * (1 + prng.below(100) as u32));
         }
         time
     }
