@@ -86,7 +86,7 @@ pub struct TableUpdate {
 }
 
 /// The partition table.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PartitionTable {
     ptid: Option<Ptid>,
     replicas: u32,
@@ -102,6 +102,15 @@ struct Count {
     cells: u32,
     assigned: u32,
 }
+
+/// Same version, same cells.
+impl PartialEq for PartitionTable {
+    fn eq(&self, other: &Self) -> bool {
+        (self.ptid, self.replicas) == (other.ptid, other.replicas) && self.has_same_cells(other)
+    }
+}
+
+impl Eq for PartitionTable {}
 
 impl PartitionTable {
     /// No table yet.
@@ -260,6 +269,14 @@ impl PartitionTable {
     /// Rows, from partition 0.
     pub fn rows(&self) -> &[Vec<Cell>] {
         &self.rows
+    }
+    /// Whether another table has the same cells. Their order in a row means nothing: a database may
+    /// return them in another one.
+    pub fn has_same_cells(&self, other: &Self) -> bool {
+        let is_same = |(row, other): (&Vec<Cell>, &Vec<Cell>)| {
+            row.len() == other.len() && row.iter().all(|cell| other.contains(cell))
+        };
+        self.rows.len() == other.rows.len() && self.rows.iter().zip(&other.rows).all(is_same)
     }
     /// Rows from a partition, `count` of them at most, as in packets.
     pub fn wire_rows(&self, first: Partition, count: usize) -> Rows {

@@ -391,9 +391,13 @@ impl Model {
     }
     /// Whether a pack that is committed removes a revision.
     pub fn is_packed(&self, oid: Oid, tid: Tid) -> bool {
+        self.is_packed_until(oid, tid, Tid::MAX)
+    }
+    /// The same for packs that were ordered up to some transaction.
+    pub fn is_packed_until(&self, oid: Oid, tid: Tid, last_pack: Tid) -> bool {
         self.packs.iter().any(|id| {
             let attempt = &self.attempts[id.0];
-            matches!(attempt.outcome, Outcome::Committed(_))
+            matches!(attempt.outcome, Outcome::Committed(pack) if pack <= last_pack)
                 && attempt.pack.as_ref().is_some_and(|pack| self.is_removed(oid, tid, pack))
         })
     }

@@ -47,6 +47,13 @@ fn look_ups() {
     let mut copy = PartitionTable::new();
     copy.load(Some(7), 1, &rows).unwrap();
     assert_eq!(copy, table);
+    let mut rows_reversed = rows.clone();
+    rows_reversed.iter_mut().for_each(|row| row.reverse());
+    copy.load(Some(7), 1, &rows_reversed).unwrap();
+    assert_eq!(copy, table, "the order of cells means nothing");
+    rows_reversed[0].pop();
+    copy.load(Some(7), 1, &rows_reversed).unwrap();
+    assert_ne!(copy, table);
     assert_eq!(table.wire_rows(1, 1), rows[1..2]);
     assert!(table.wire_rows(9, 9).is_empty());
 }

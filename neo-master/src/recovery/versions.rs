@@ -369,6 +369,19 @@ mod tests {
         check(&[Some((1, "UU")), Some((3, "U.")), None], (1, 1, "UO"));
     }
 
+    /// S1 read its table from its database, S2 had it in memory.
+    #[test]
+    fn the_order_of_cells_means_nothing() {
+        let mut rows = table(5, "UUO").to_wire();
+        rows[0].reverse();
+        let mut other = Table::new();
+        other.load(Some(5), 1, &rows).unwrap();
+        let mut versions = versions(&[Some((5, "UUO")), None, Some((4, "UUU"))]);
+        versions.announce(nid(2), Some(5));
+        assert!(versions.receive(nid(2), other));
+        assert_eq!(versions.choose().unwrap().1.ptid(), Some(5));
+    }
+
     /// Only S3 heard another master, which knows S1 as it was before. It may have a partition of its own.
     #[test]
     fn who_was_told_so_by_another_master() {

@@ -5,6 +5,7 @@
 //!   an update is lost as soon as somebody stores the object.
 //! - A cell that is said to be replicated becomes readable. If that is not on disk, it lacks data after a
 //!   loss of power, if the others have heard of it by then.
+//! - A cell that is said to be packed is not packed again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -92,6 +93,30 @@ impl Cluster {
                 self.world.label(host)
             );
         }
+        self.check_packed(host, partition)?;
         self.check_last_revisions(host)
+    }
+
+    /// Checks that what a cell has is packed as far as its storage says. What a source has not packed yet
+    /// when it is fetched has to be packed here; a later pack of everything would hide that it is not.
+    fn check_packed(&mut self, host: HostId, partition: Partition) -> Checked {
+        let failed = |error: neo_storage::database::Error| Violation(error.to_string());
+        let mut reader = self.disks[&host].reader(Layer::Latest);
+        let cells = reader.packed_cells().map_err(failed)?;
+        let Some(cell) = cells.into_iter().find(|cell| cell.partition == partition) else {
+            return Ok(());
+        };
+        let rows = reader.revisions_from(partition, Tid::ZERO, Oid::ZERO, Tid::MAX, u32::MAX);
+        let scene = self.scene.get();
+        for (tid, oid) in rows.map_err(failed)? {
+            ensure!(
+                !scene.model.is_packed_until(oid, tid, cell.pack_id),
+                "{} says that partition {partition} is replicated, and packed by {}; revision {tid} \
+                 of {oid} is there",
+                self.world.label(host),
+                cell.pack_id
+            );
+        }
+        Ok(())
     }
 }

@@ -154,7 +154,7 @@ fn send_partition_table(
 /// begins with a greater version than all that it was told, so this one does not know what it has missed.
 fn check_not_older(shared: &Shared, table: &PartitionTable) -> Handled {
     let own = &shared.table;
-    let is_other = || own.rows() != table.rows();
+    let is_other = || !own.has_same_cells(table);
     let Some(nid) = shared.nid().filter(|_| own.ptid() >= table.ptid() && is_other()) else {
         return Ok(());
     };
