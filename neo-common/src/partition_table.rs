@@ -274,7 +274,7 @@ impl PartitionTable {
     /// return them in another one.
     pub fn has_same_cells(&self, other: &Self) -> bool {
         let is_same = |(row, other): (&Vec<Cell>, &Vec<Cell>)| {
-            row.len() == other.len() && row.iter().all(|cell| other.contains(cell))
+            row == other || row.len() == other.len() && row.iter().all(|cell| other.contains(cell))
         };
         self.rows.len() == other.rows.len() && self.rows.iter().zip(&other.rows).all(is_same)
     }

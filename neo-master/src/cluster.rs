@@ -117,8 +117,8 @@ pub struct Cluster {
     pub startup: Startup,
     /// There is a database: a new partition table is not made automatically any more.
     pub has_table: bool,
-    /// Version of the partition table when the last recovery began: the last one of this master. Storages that are away may have
-    /// it: it must not be the version of another table.
+    /// Version of the partition table when the last recovery began: the last one of this master.
+    /// Storages that are away may have it: it must not be the version of another table.
     pub told_ptid: Option<Ptid>,
     /// Version of the partition table with which the cluster was started last, or when storages were
     /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells

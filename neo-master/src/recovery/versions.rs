@@ -21,7 +21,7 @@
 //! dropped what was not finished, and may have deleted partitions. So its cells are out-of-date in the table
 //! to start with as well.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use neo_common::partition_table::PartitionTable as Table;
 use neo_common::planted;
@@ -147,7 +147,7 @@ impl Versions {
     /// heard, and they dropped what was not finished; or they have just become readable, and nothing is lost
     /// if they are replicated again.
     pub fn outdated(&self, table: &Table) -> Vec<(Partition, NodeId)> {
-        let mut outdated = Vec::new();
+        let mut outdated = BTreeSet::new();
         for (nid, own) in self.tables() {
             let is_readable =
                 |partition| own.cell_state(partition, nid).is_some_and(CellState::is_readable);
@@ -161,11 +161,12 @@ impl Versions {
             let is_outdated = |nid: &NodeId| outdated.contains(&(partition, *nid));
             if table.readable(partition).all(|nid| is_outdated(&nid)) {
                 let ptid = |nid: &NodeId| self.by_nid.get(nid).map(|version| version.ptid);
-                let kept = table.readable(partition).max_by_key(ptid);
-                outdated.retain(|(other, nid)| *other != partition || Some(*nid) != kept);
+                if let Some(kept) = table.readable(partition).max_by_key(ptid) {
+                    outdated.remove(&(partition, kept));
+                }
             }
         }
-        outdated
+        outdated.into_iter().collect()
     }
 
     /// Up to which version of this table or of an older one transactions may be committed. All that are
