@@ -207,15 +207,21 @@ impl<'a> Replay<'a> {
         Read { client, oid: load.oid, asked, got, last_tid, packs_count, note }
     }
 
-    /// Nothing if there is a revision without data, else missing.
+    /// Nothing if there is a revision without data that may have been read, else missing.
     fn key_error(&self, load: &Load, asked: Asked) -> reads::Got {
-        let serial = match asked {
-            Asked::At(tid) => Some(tid),
-            Asked::Before { high, .. } => self.model.last_before(load.oid, high),
-        };
+        let mut serials = Vec::new();
+        match asked {
+            Asked::At(tid) => serials.push(tid),
+            Asked::Before { low, high } => {
+                let last = self.model.last_before(load.oid, low);
+                // It may have been changed while it was read.
+                let later = self.model.revisions(load.oid).filter(|tid| (low..high).contains(tid));
+                serials.extend(last.into_iter().chain(later));
+            }
+        }
         let is_nothing =
             |tid: &Tid| matches!(self.model.content(load.oid, *tid), Some(Content::Nothing { .. }));
-        match serial.filter(is_nothing) {
+        match serials.into_iter().rev().find(is_nothing) {
             Some(serial) => reads::Got::Nothing { serial },
             None => reads::Got::Missing,
         }
