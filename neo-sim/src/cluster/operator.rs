@@ -194,6 +194,12 @@ impl Cluster {
         }
     }
 
+    /// Lets the operator drop storages again: a former primary master that did not know yet that it was
+    /// replaced may have accepted the order.
+    pub fn forget_orders(&mut self) {
+        self.dropped.clear();
+    }
+
     /// Lets the operator drop storages that were lost before they had stored which ids they have: they
     /// have others since, or wait to be added although they have cells. It is refused if one has the
     /// only copy of anything.

@@ -217,8 +217,6 @@ impl Cluster {
     /// master gives ids that storages store, and if it is restarted while one that has no cell is down, it
     /// gives the same again. The one that has cells, or else the later table, is kept.
     pub fn erase_namesake(&mut self) {
-        // An order may have been given to a former primary master that did not know it yet.
-        self.dropped.clear();
         let mut known: BTreeMap<NodeId, (bool, Option<Ptid>, HostId)> = BTreeMap::new();
         for host in self.hosts(Role::Storage) {
             let Some(process) = self.world.process::<StorageProcess>(host) else { continue };

@@ -25,8 +25,8 @@ use crate::workload;
 use crate::workload::scene::Counts;
 use crate::world::START;
 
-/// After how long without service the operator looks for two storages of the same id.
-const ERASE_AFTER: Duration = Duration::from_secs(20);
+/// How often the operator looks for what no node can mend by itself, as long as there is no service.
+const REPAIR_EVERY: Duration = Duration::from_secs(20);
 /// How long a cluster may take to serve again once nothing goes wrong any more. Longer than a
 /// connection attempt that hangs, twice, and than the silence of a host without power.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
@@ -256,15 +256,10 @@ fn with_faults(cluster: &mut Cluster, faults: &mut Faults, end: Duration) {
 /// Waits until the cluster serves, with everybody.
 fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
     let since = cluster.world.now();
-    let mut erase_at = since + ERASE_AFTER;
+    let mut repair_at = since + REPAIR_EVERY;
     let timed_out = cluster.run_while(since + RECOVERY_MAX, |cluster| {
         cluster.drop_lost();
-        let is_serving = cluster.is_serving();
-        if !is_serving && cluster.world.now() >= erase_at {
-            erase_at += ERASE_AFTER;
-            cluster.erase_namesake();
-        }
-        !is_serving
+        !is_repaired(cluster, &mut repair_at)
     });
     if timed_out {
         return Err(Violation(format!(
@@ -276,13 +271,10 @@ fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
     let commits = cluster.commits_count();
     cluster.run_until(cluster.world.now() + Duration::from_secs(2));
     let since = cluster.world.now();
-    let mut erase_at = since + ERASE_AFTER;
+    let mut repair_at = since + REPAIR_EVERY;
     let timed_out = cluster.run_while(since + RECOVERY_MAX, |cluster| {
         // It may have been interrupted again by what was under way.
-        if cluster.world.now() >= erase_at && !cluster.is_serving() {
-            erase_at += ERASE_AFTER;
-            cluster.erase_namesake();
-        }
+        is_repaired(cluster, &mut repair_at);
         cluster.is_working() && cluster.writes() && cluster.commits_count() == commits
     });
     if timed_out && cluster.is_working() && cluster.writes() {
@@ -292,6 +284,17 @@ fn recover(cluster: &mut Cluster) -> Result<(), Violation> {
         )));
     }
     Ok(())
+}
+
+/// Whether the cluster serves. If it does not for long, the operator does what the manual says.
+fn is_repaired(cluster: &mut Cluster, at: &mut Duration) -> bool {
+    let is_serving = cluster.is_serving();
+    if !is_serving && cluster.world.now() >= *at {
+        *at += REPAIR_EVERY;
+        cluster.forget_orders();
+        cluster.erase_namesake();
+    }
+    is_serving
 }
 
 /// Lets applications come to an end.

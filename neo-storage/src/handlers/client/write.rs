@@ -75,7 +75,8 @@ pub(super) fn write_packet(
 
 fn register(operation: &mut Operation, conn: ConnId, client: NodeId, ttid: Ttid) -> Handled {
     if operation.transactions.ended.is_late(ttid, conn) {
-        log::info!("ttid {ttid} of {client} is aborted: what it sent before is refused");
+        // Not for everybody to read: a client may send as much of it as it likes.
+        log::debug!("ttid {ttid} of {client} is aborted: what it sent before is refused");
         // Not worth a connection: others of its transactions go on.
         return Err(Fault::Error(ErrorCode::ProtocolError, format!("ttid {ttid} is aborted")));
     }
