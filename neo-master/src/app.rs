@@ -112,6 +112,8 @@ pub enum Ticket {
     Verification(u32),
     /// `AskLockInformation`.
     Lock(Ttid),
+    /// `AskFinalTID` for a transaction that lost a storage while it was being locked.
+    Confirm(Ttid),
     /// `AskPackOrders` to storages, because somebody wants old ones.
     PackOrders {
         /// Which request.

@@ -25,12 +25,13 @@ use neo_common::protocol::{
     CellState, ClusterState, MsgId, NodeEntry, NodeState, NodeType, Packet,
 };
 use neo_common::time::Now;
-use neo_common::types::{NodeId, Ptid, Tid};
+use neo_common::types::{NodeId, Ptid, Tid, Ttid};
 
-use crate::app::{Master, Options};
+use crate::app::{Master, Options, Ticket};
 use crate::handlers;
 use crate::pack::{self, PackManager};
 use crate::partition_table::{Changes, PartitionTable, Topology};
+use crate::recovery::Doubts;
 use crate::transactions::TransactionManager;
 
 /// Where an answer goes, now or later.
@@ -124,6 +125,10 @@ pub struct Cluster {
     /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells
     /// of older versions may miss transactions.
     pub lock_ptid: Option<Ptid>,
+    /// What the next verification must not believe.
+    pub doubts: Option<Doubts>,
+    /// Greatest id of the storages that this master dropped.
+    pub dropped: Option<NodeId>,
     /// When this master began to play the primary role; `None` if it is secondary.
     pub primary_since: Option<f64>,
     /// New transactions wait: the cluster is being stopped.
@@ -170,6 +175,8 @@ impl Cluster {
             has_table: false,
             told_ptid: None,
             lock_ptid: None,
+            doubts: None,
+            dropped: None,
             primary_since: None,
             is_stopping: false,
             verification_rounds: 0,
@@ -216,6 +223,13 @@ impl Cluster {
 
     /// The id of a node that identifies: what it wants if possible, otherwise the first free one
     /// (that of a node with the same address counts as free). `None` if all are used.
+    ///
+    /// A storage gets one that is greater than all others, and than those that were dropped. Upstream takes
+    /// the first free one:
+    /// 1. The machine of S1 is lost, S1 is dropped.
+    /// 2. A new storage gets the same id, and cells.
+    /// 3. Months later, everything restarts, the old machine as well. If it comes first, it is S1, and what
+    ///    it has is believed to be up-to-date.
     pub fn new_nid(
         &self,
         wanted: Option<NodeId>,
@@ -234,9 +248,27 @@ impl Cluster {
         if let Some(nid) = wanted.filter(|nid| is_free(nid, true)) {
             return Some(nid);
         }
-        (1..=0xff_ffff)
-            .map_while(|index| NodeId::of(node_type, index))
-            .find(|nid| is_free(nid, false))
+        let free = |from: u32| {
+            (from..=0xff_ffff)
+                .map_while(|index| NodeId::of(node_type, index))
+                .find(|nid| is_free(nid, false))
+        };
+        if node_type != NodeType::Storage {
+            return free(1);
+        }
+        let known = address.and_then(|address| self.nm.by_address(address)).and_then(Node::nid);
+        if let Some(nid) = known.filter(|nid| is_free(nid, false)) {
+            return Some(nid);
+        }
+        let greatest = self.nm.storages().filter_map(Node::nid).chain(self.dropped).max();
+        free(greatest.map_or(1, |nid| nid.index() + 1)).or_else(|| free(1))
+    }
+
+    /// Removes a storage for good, without telling anybody.
+    pub fn drop_storage(&mut self, key: NodeKey) -> Option<Node> {
+        let node = self.forget(key)?;
+        self.dropped = self.dropped.max(node.nid());
+        Some(node)
     }
 
     /// Nodes that run.
@@ -539,9 +571,33 @@ impl Cluster {
     pub fn storage_lost(&mut self, io: &mut Io<'_, Master>, nid: NodeId, conn: ConnId) {
         self.starting.remove(&nid);
         self.ready.remove(&nid);
-        self.tm.storage_lost(nid);
+        let without = self.tm.storage_lost(nid);
+        for ttid in without {
+            self.confirm(io, ttid);
+        }
         self.tm.retry();
         self.complete_transactions(io);
         pack::storage_lost(self, io, nid, conn);
+    }
+
+    /// A transaction goes on without a storage that did not lock it. It is only committed once those that
+    /// store its metadata have the partition table that says so, because recovery relies on that:
+    /// 1. S1 is lost: version 2 says that it is out-of-date. S2 stores it, S3 is dead.
+    /// 2. S2 locks a transaction. S3 is found to be lost, the client is told that it is committed.
+    /// 3. S2 dies before it stores version 3, which says that S3 is out-of-date; so does the master.
+    /// 4. All come back. S3 should have version 2 if anything was committed with it, and does not: it
+    ///    looks as if S1 had everything.
+    ///
+    /// A storage that has the transaction answers this question once all that it was told is on disk.
+    fn confirm(&mut self, io: &mut Io<'_, Master>, ttid: Ttid) {
+        let table = self.pt.table();
+        let ptid = table.ptid();
+        let readable: BTreeSet<NodeId> =
+            table.readable(ttid.partition(table.partitions())).collect();
+        for nid in self.tm.confirm(ttid, ptid, |nid| readable.contains(&nid)) {
+            if let Some(conn) = self.conn_of(nid) {
+                io.ask(conn, Packet::AskFinalTID { ttid }, Ticket::Confirm(ttid));
+            }
+        }
     }
 }

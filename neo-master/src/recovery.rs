@@ -34,6 +34,7 @@
 //!
 //! Unlike upstream, a table is never created when a storage has one that could not be got yet.
 
+mod doubts;
 mod versions;
 
 use std::borrow::Cow;
@@ -51,6 +52,7 @@ use crate::cluster::{Cluster, Startup};
 use crate::handlers::election::ElectionHandler;
 use crate::partition_table::PartitionTable;
 use crate::phase::Transition;
+pub use doubts::Doubts;
 use versions::Versions;
 
 /// Greatest version that a cluster may reach.
@@ -183,6 +185,7 @@ impl Recovery {
             // Before this master, transactions may have been committed up to this version.
             let lock_ptid = self.versions.lock_ptid(cluster.pt.table());
             cluster.lock_ptid = cluster.lock_ptid.max(lock_ptid);
+            cluster.doubts = self.loaded.as_ref().and_then(|t| Doubts::new(&self.versions, t));
             cluster.pt = self.effective(&cluster.pt).into_owned();
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
             nids = cluster.pt.table().nodes().filter(connected).collect();

@@ -51,11 +51,12 @@ pub struct Finishing {
     pub oids: Vec<Oid>,
     /// Partitions where objects changed, those of deleted ones included.
     pub partitions: Vec<Partition>,
-    /// Version of the partition table when they were asked to lock it: they have it.
+    /// Version of the partition table when they were last asked: those that store the metadata have it
+    /// once they have answered.
     pub ptid: Option<Ptid>,
     /// Storages that must make the data visible.
     pub involved: Vec<NodeId>,
-    /// Those that have not locked it yet.
+    /// Those that have not locked it yet, or not stored that version: once for each answer.
     pub locking: Vec<NodeId>,
 }
 
@@ -383,7 +384,8 @@ impl TransactionManager {
         Ok(tid)
     }
 
-    /// A storage has locked a transaction. Then [`Self::pop_locked`] must be called.
+    /// A storage has locked a transaction, or stored the version of [`Self::confirm`]. Then
+    /// [`Self::pop_locked`] must be called.
     ///
     /// # Errors
     /// If it was not asked to.
@@ -451,15 +453,42 @@ impl TransactionManager {
         aborted.into_iter().map(|ttid| (ttid, self.remove(ttid))).collect()
     }
 
-    /// Nothing is waited for any more from a storage. Then [`Self::pop_locked`] must be called.
-    pub fn storage_lost(&mut self, nid: NodeId) {
-        for transaction in self.transactions.values_mut() {
+    /// Nothing is waited for any more from a storage. Then [`Self::pop_locked`] must be called. Returns
+    /// the transactions that go on without an answer of it.
+    pub fn storage_lost(&mut self, nid: NodeId) -> Vec<Ttid> {
+        let mut without = Vec::new();
+        for (ttid, transaction) in &mut self.transactions {
             transaction.waiting.storages.remove(&nid);
             if let Some(finishing) = &mut transaction.finishing {
                 finishing.involved.retain(|other| *other != nid);
+                let count = finishing.locking.len();
                 finishing.locking.retain(|other| *other != nid);
+                if finishing.locking.len() != count {
+                    without.push(*ttid);
+                }
             }
         }
+        without
+    }
+
+    /// Storages of a transaction that is being finished, among these, have to store this version of the
+    /// partition table before it is committed. Returns which of them.
+    pub fn confirm(
+        &mut self,
+        ttid: Ttid,
+        ptid: Option<Ptid>,
+        among: impl Fn(NodeId) -> bool,
+    ) -> Vec<NodeId> {
+        let transaction = self.transactions.get_mut(&ttid);
+        let Some(finishing) = transaction.and_then(|transaction| transaction.finishing.as_mut())
+        else {
+            return Vec::new();
+        };
+        finishing.ptid = ptid;
+        let nids: Vec<NodeId> =
+            finishing.involved.iter().copied().filter(|nid| among(*nid)).collect();
+        finishing.locking.extend(&nids);
+        nids
     }
 
     /// A storage got a cell.

@@ -19,9 +19,9 @@ use std::time::Duration;
 use neo_common::engine::{CallId, JobId};
 use neo_common::prng::Prng;
 use neo_storage::database::executor::{Executor as Lanes, Reports};
-use neo_storage::database::job::LaneKind;
+use neo_storage::database::job::{Job as DatabaseJob, LaneKind};
 use neo_storage::database::memory::{Disk, Memory, Options};
-use neo_storage::database::{Database, Error};
+use neo_storage::database::{Database, Error, Write};
 use neo_storage::{Done, Job, Storage, Stored};
 
 use crate::process::{Executor, Failed};
@@ -39,6 +39,8 @@ pub struct Pace {
     pub fail_one_in: u64,
     /// The result of one read out of so many comes late, by up to some seconds; 0: never.
     pub late_one_in: u64,
+    /// Most time of a slice of a background task: packs of large databases take hours.
+    pub slice_max_us: u64,
     /// Nothing can be written.
     pub is_full: bool,
 }
@@ -57,6 +59,7 @@ impl Pace {
         stall_one_in: 0,
         fail_one_in: 0,
         late_one_in: 0,
+        slice_max_us: 0,
         is_full: false,
     };
 
@@ -104,7 +107,8 @@ pub struct DiskLanes {
     prng: Prng,
     /// How fast it is.
     pub pace: Pace,
-    queued: usize,
+    /// Writes that are queued, and whether each is a slice of a background task.
+    queued: VecDeque<bool>,
     write: WriteLane,
     /// What is executed is committed then at the latest.
     deadline: Option<Duration>,
@@ -140,7 +144,7 @@ pub fn open(
         lanes: Lanes::new(Box::new(database))?,
         prng,
         pace,
-        queued: 0,
+        queued: VecDeque::new(),
         write: WriteLane::Idle,
         deadline: None,
         reads_at: VecDeque::new(),
@@ -203,10 +207,10 @@ impl DiskLanes {
                 }
                 // Not everything that is queued may have been seen.
                 let count = match self.prng.one_in(4) {
-                    true => 1 + self.prng.below(self.queued),
-                    false => self.queued,
+                    true => 1 + self.prng.below(self.queued.len()),
+                    false => self.queued.len(),
                 };
-                self.queued -= count;
+                self.queued.drain(..count);
                 let reports = self.lanes.write(count).map_err(failed)?;
                 self.report(now, reports);
                 let pace = self.pace;
@@ -246,11 +250,30 @@ impl DiskLanes {
 
     /// Begins to execute what is queued, if the lane is free.
     fn begin_writes(&mut self, now: Duration) {
-        if self.queued != 0 && matches!(self.write, WriteLane::Idle | WriteLane::Deferred(_)) {
-            let at = (now + self.pace.time(&mut self.prng)).max(self.lost_until);
+        if !self.queued.is_empty() && matches!(self.write, WriteLane::Idle | WriteLane::Deferred(_))
+        {
+            let mut time = self.pace.time(&mut self.prng);
+            if self.pace.slice_max_us != 0 && self.queued.contains(&true) {
+                time +=
+                    Duration::from_micros(self.prng.below(self.pace.slice_max_us as usize) as u64);
+            }
+            let at = (now + time).max(self.lost_until);
             self.write = WriteLane::Executing(at);
         }
     }
+}
+
+/// Whether this is a slice of a task that takes long in a large database.
+fn is_slice(job: &DatabaseJob) -> bool {
+    matches!(
+        job,
+        DatabaseJob::Write(
+            Write::Pack { .. }
+                | Write::MarkPacked { .. }
+                | Write::DropPartition { .. }
+                | Write::PruneOrphans { .. }
+        )
+    )
 }
 
 fn failed(error: Error) -> Failed {
@@ -270,7 +293,7 @@ impl Executor<Storage> for DiskLanes {
         };
         match job.lane() {
             LaneKind::Write => {
-                self.queued += 1;
+                self.queued.push_back(is_slice(&job));
                 self.lanes.submit(id, job);
                 self.begin_writes(now);
             }

@@ -14,6 +14,10 @@
 //! first of these tids after the serial is its next serial. A request that the storage handles after
 //! the commit waits there until the revision is visible, so nothing is missed.
 //!
+//! A storage may tell a tid before the master does, in a conflict. To load that revision, what the master
+//! says is waited for: it may say that a storage lost its cells before it got the revision, and that storage
+//! does not know it yet. (Upstream: `sync` before it resolves a conflict.)
+//!
 //! Loads of the same object wait for the first of them: they probably want the same.
 
 use std::collections::BTreeMap;
@@ -24,6 +28,7 @@ use neo_common::planted;
 use neo_common::protocol::Packet;
 use neo_common::types::{Oid, Tid};
 
+use super::master::MasterOp;
 use super::reads::Reader;
 use super::{ClientCore, LoadRequest, Op};
 use crate::call::{Answer, LoadId, LoadedObject, Record};
@@ -32,6 +37,13 @@ use crate::error::Error;
 
 /// Changes of an object that are remembered while it is being loaded.
 const INVALIDATED_LEN_MAX: usize = 1000;
+
+/// Whether the master was heard since a load was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    Yes,
+    No,
+}
 
 /// A load that is not complete.
 #[derive(Debug)]
@@ -83,6 +95,17 @@ impl Loads {
 
 impl ClientCore {
     pub(super) fn load(&mut self, io: &mut Io<'_, Self>, call: CallId, request: LoadRequest) {
+        self.load_once(io, call, request, Heard::No);
+    }
+
+    /// `heard`: whether what the master says was waited for.
+    pub(super) fn load_once(
+        &mut self,
+        io: &mut Io<'_, Self>,
+        call: CallId,
+        request: LoadRequest,
+        heard: Heard,
+    ) {
         let LoadRequest { oid, at, before } = request;
         // Without bound: not something more recent than what was told to the application.
         let before = match (at, before, self.last_tid()) {
@@ -109,6 +132,10 @@ impl ClientCore {
             self.resume(io, op);
             return;
         };
+        if at > self.received_tid && heard == Heard::No {
+            self.master_call(io, MasterOp::Load(call, request));
+            return;
+        }
         if let Some(id) = self.loads.by_oid.get(&oid)
             && let Some(load) = self.loads.loads.get_mut(id)
         {

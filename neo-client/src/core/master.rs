@@ -17,7 +17,8 @@ use neo_common::planted;
 use neo_common::protocol::{ErrorCode, NodeEntry, NodeState, Packet};
 use neo_common::types::{Oid, Tid, Ttid};
 
-use super::{ClientCore, Op, OpId, Ticket, Timer};
+use super::loads::Heard;
+use super::{ClientCore, LoadRequest, Op, OpId, Ticket, Timer};
 use crate::call::{Answer, Event};
 use crate::error::Error;
 use crate::handlers::master::PrimaryHandler;
@@ -42,6 +43,8 @@ pub enum MasterOp {
     Begin(CallId, Option<Tid>),
     /// `Ping`, then what was received before is delivered.
     Sync(CallId),
+    /// `Ping`, then a load.
+    Load(CallId, LoadRequest),
     /// `AskNewOIDs`.
     NewOids,
     /// `AskFinalTID`, because the answer to the commit was lost.
@@ -53,7 +56,7 @@ impl MasterOp {
         match self {
             Self::Packet(_, packet) => packet.clone(),
             Self::Begin(_, tid) => Packet::AskBeginTransaction { tid: *tid },
-            Self::Sync(_) => Packet::Ping {},
+            Self::Sync(_) | Self::Load(..) => Packet::Ping {},
             Self::NewOids => Packet::AskNewOIDs { count: neo_common::limits::NEW_OIDS_COUNT },
             Self::FinalTid(ttid) => Packet::AskFinalTID { ttid: *ttid },
         }
@@ -184,7 +187,10 @@ impl ClientCore {
 
     pub(super) fn master_op_failed(&mut self, io: &mut Io<'_, Self>, op: MasterOp, error: Error) {
         match op {
-            MasterOp::Packet(call, _) | MasterOp::Begin(call, _) | MasterOp::Sync(call) => {
+            MasterOp::Packet(call, _)
+            | MasterOp::Begin(call, _)
+            | MasterOp::Sync(call)
+            | MasterOp::Load(call, _) => {
                 io.reply(call, Err(error));
             }
             MasterOp::NewOids => self.new_oids_failed(io, error),
@@ -201,6 +207,7 @@ impl ClientCore {
                 self.begun(io, call, tid, ttid);
             }
             (MasterOp::Sync(call), _) => self.deliveries.barrier(io, call),
+            (MasterOp::Load(call, request), _) => self.load_once(io, call, request, Heard::Yes),
             (MasterOp::NewOids, Packet::AnswerNewOIDs { oids }) => self.new_oids(io, oids),
             (MasterOp::FinalTid(ttid), Packet::AnswerFinalTID { tid }) => {
                 self.outcome_of_master(io, ttid, tid);

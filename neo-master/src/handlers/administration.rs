@@ -234,7 +234,7 @@ fn set_storage_state(
         .drop_nodes(&BTreeSet::from([nid]), drop)
         .map_err(|error| Fault::denied(error.to_string()))?;
     let node = if is_removed {
-        cluster.forget(key)
+        cluster.drop_storage(key)
     } else {
         cluster.nm.set_state(key, state);
         cluster.nm.get(key).cloned()

@@ -4,7 +4,7 @@
 
 use neo_common::engine::{ConnId, Fault, Handled, Handler, Io, Lost};
 use neo_common::protocol::{ErrorCode, MsgId, NodeState, Packet};
-use neo_common::types::{NodeId, Partition, Tid, nid_str};
+use neo_common::types::{NodeId, Partition, Tid, Ttid, nid_str};
 
 use super::{base_failure, base_packet};
 use crate::app::{Master, Ticket};
@@ -270,13 +270,10 @@ impl Handler<Master> for StorageServiceHandler {
                 if ttid != locked {
                     return Err(Fault::protocol(format!("not asked to lock {locked}")));
                 }
-                // Late answers of a service that was stopped mean nothing: verification asks again
-                // what is locked.
-                if matches!(app.phase, Phase::Service | Phase::Stopping) {
-                    app.cluster.tm.lock(ttid, nid_of(io, conn)?)?;
-                    app.cluster.complete_transactions(io);
-                }
-                Ok(())
+                locked_by(app, io, conn, ttid)
+            }
+            (Ticket::Confirm(ttid), Packet::AnswerFinalTID { .. }) => {
+                locked_by(app, io, conn, ttid)
             }
             (Ticket::PackOrders { request, query }, Packet::AnswerPackOrders { orders }) => {
                 pack::old_orders(&mut app.cluster, io, (request, query), orders)
@@ -287,13 +284,18 @@ impl Handler<Master> for StorageServiceHandler {
 
     fn error(
         &self,
-        _: &mut Master,
+        app: &mut Master,
         _: &mut Io<'_, Master>,
         _: ConnId,
         ticket: Option<Ticket>,
         code: ErrorCode,
         message: String,
     ) -> Handled {
+        // The service was stopped, and so is the storage.
+        let is_late = !matches!(app.phase, Phase::Service | Phase::Stopping);
+        if is_late && matches!(ticket, Some(Ticket::Confirm(_))) {
+            return Ok(());
+        }
         base_failure(ticket, code, &message)
     }
 
@@ -316,6 +318,16 @@ impl Handler<Master> for StorageServiceHandler {
             _ => drop(drop_storage(app, io, conn)), // the change of phase is asked
         }
     }
+}
+
+/// A storage locked a transaction, or stored what it was told before.
+fn locked_by(app: &mut Master, io: &mut Io<'_, Master>, conn: ConnId, ttid: Ttid) -> Handled {
+    // Late answers of a service that was stopped mean nothing: verification asks again what is locked.
+    if matches!(app.phase, Phase::Service | Phase::Stopping) {
+        app.cluster.tm.lock(ttid, nid_of(io, conn)?)?;
+        app.cluster.complete_transactions(io);
+    }
+    Ok(())
 }
 
 /// A cell is replicated.

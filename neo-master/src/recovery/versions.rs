@@ -138,7 +138,13 @@ impl Versions {
         self.by_nid.values().all(is_same) && table.nodes().all(|nid| self.by_nid.contains_key(&nid))
     }
 
-    fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
+    /// The table of a storage.
+    pub fn table_of(&self, nid: NodeId) -> Option<&Table> {
+        self.by_nid.get(&nid).and_then(|version| version.table.as_ref())
+    }
+
+    /// The tables of storages.
+    pub fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
         self.by_nid.iter().filter_map(|(nid, version)| Some((*nid, version.table.as_ref()?)))
     }
 

@@ -198,6 +198,7 @@ fn kill_while_locking() {
     let id = h.finish(client, ttid, &[1]);
     let tid = h.lock(storages[1]);
     acked(&mut h, admin, set_node(s(1), NodeState::Down), "state changed");
+    h.confirm(storages[1], ttid);
     h.check_answered(client, id, &Packet::AnswerTransactionFinished { ttid, tid });
 }
 
@@ -352,6 +353,29 @@ fn flush_log_is_relayed() {
     assert_eq!(h.all(storages[0]), [Packet::FlushLog {}]);
     assert_eq!(h.all(client), [Packet::FlushLog {}]);
     assert_eq!(h.all(admin).len(), 1, "only the news of the client");
+}
+
+/// The machine of a storage that was dropped may come back: nobody else gets its id.
+#[test]
+fn ids_of_dropped_storages_are_not_given_again() {
+    let (mut h, admin, storages) = Harness::running(1, 0, 1);
+    let request =
+        |port| Harness::request(neo_common::protocol::NodeType::Storage, None, Some(port));
+    for (index, is_kept) in [(2, true), (3, false), (3, true), (4, true)] {
+        let mut request = request(20 + index as u16);
+        let Packet::RequestIdentification { extra, .. } = &mut request else { unreachable!() };
+        extra.0.push(("new_nid".into(), neo_common::protocol::Value::Array(Vec::new())));
+        let (conn, nid) = h.identify(request);
+        assert_eq!(nid, s(index));
+        if !is_kept {
+            h.close(conn);
+            // It was not let in: it left nothing.
+            continue;
+        }
+        acked(&mut h, admin, set_node(nid, NodeState::Unknown), "state changed");
+    }
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+    assert!(!h.is_closed(storages[0]));
 }
 
 /// A cloned storage gets a new id, and cells that it has to complete.

@@ -245,6 +245,7 @@ fn wrong_locks() {
     assert!(h.is_closed(storages[0]));
     // The other one is enough.
     let tid = h.lock(storages[1]);
+    h.confirm(storages[1], ttid);
     assert_eq!(h.engine.app.cluster.last_tid, tid);
     // An error is as good as a loss.
     let ttid = h.begin(client);
@@ -384,7 +385,8 @@ fn storages_that_join_later_are_not_involved() {
     assert_eq!(h.lock(new), tid);
 }
 
-/// A storage is lost between lock and answer: the others are enough.
+/// A storage is lost between lock and answer: the others are enough, once they have stored that its cells
+/// are out-of-date.
 #[test]
 fn storage_lost_while_locking() {
     let (mut h, _, storages) = Harness::running(2, 1, 2);
@@ -394,12 +396,56 @@ fn storage_lost_while_locking() {
     let tid = h.lock(storages[1]);
     assert!(h.all(client).is_empty());
     h.close(storages[0]);
-    let packets = h.take_all(client);
-    let names: Vec<_> = packets.iter().map(|(_, packet)| packet.name()).collect();
-    let expected = ["NotifyNodeInformation", "NotifyPartitionChanges", "AnswerTransactionFinished"];
-    assert_eq!(names, expected);
-    assert_eq!(packets[2], (id, Packet::AnswerTransactionFinished { ttid, tid }));
+    assert_eq!(h.names(client), ["NotifyNodeInformation", "NotifyPartitionChanges"]);
+    h.confirm(storages[1], ttid);
+    assert_eq!(h.take(client), (id, Packet::AnswerTransactionFinished { ttid, tid }));
     h.until(storages[1], "NotifyUnlockInformation");
+    // Recovery must not go back behind the table that lets it be committed without S1.
+    assert_eq!(h.engine.app.cluster.lock_ptid, h.engine.app.cluster.pt.table().ptid());
+}
+
+/// The same with one that has not locked it yet either: two answers are needed. Then another one is lost, and
+/// what was confirmed is not the last version any more.
+#[test]
+fn storages_lost_one_after_the_other_while_locking() {
+    let (mut h, _, storages) = Harness::running(1, 2, 3);
+    let client = h.client();
+    let ttid = h.begin(client);
+    h.finish(client, ttid, &[0]);
+    h.close(storages[0]);
+    let tid = h.lock(storages[2]);
+    h.confirm(storages[2], ttid);
+    // S2 has not answered.
+    h.close(storages[1]);
+    assert_eq!(h.engine.app.cluster.last_tid, Tid::ZERO);
+    h.confirm(storages[2], ttid);
+    assert_eq!(h.engine.app.cluster.last_tid, tid);
+    assert_eq!(h.engine.app.cluster.lock_ptid, h.engine.app.cluster.pt.table().ptid());
+}
+
+/// What a storage answers once the service is interrupted is for nobody.
+#[test]
+fn late_confirmations() {
+    let (mut h, _, storages) = Harness::running(2, 1, 4);
+    let client = h.client();
+    let ttid = h.begin(client);
+    h.finish(client, ttid, &[0, 1]);
+    let table = h.engine.app.cluster.pt.table();
+    let is_of_metadata =
+        |index: &usize| table.readable(ttid.partition(2)).any(|nid| nid == s(*index as u32 + 1));
+    let (metadata, others): (Vec<_>, Vec<_>) = (0..4).partition(is_of_metadata);
+    for index in [metadata[0], others[0], others[1]] {
+        h.close(storages[index]);
+    }
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    let storage = storages[metadata[1]];
+    let asked = h.take_named(storage, "AskFinalTID");
+    assert!(!asked.is_empty());
+    // It does not serve any more, and says so.
+    for id in asked {
+        h.answer(storage, id, Packet::error(ErrorCode::NonReadableCell, ""));
+    }
+    assert!(!h.is_closed(storage));
 }
 
 /// Clients that could not reach some storages: the master decides so that the cluster stays

@@ -443,6 +443,13 @@ impl Harness {
         self.answer(storage, id, Packet::AnswerInformationLocked { ttid });
         tid
     }
+    /// A storage says that what it was told is on disk, because another one was lost while it locked this.
+    #[track_caller]
+    pub fn confirm(&mut self, storage: ConnId, ttid: Ttid) {
+        let (id, packet) = self.until(storage, "AskFinalTID");
+        assert_eq!(packet, Packet::AskFinalTID { ttid });
+        self.answer(storage, id, Packet::AnswerFinalTID { tid: None });
+    }
     /// A whole transaction.
     #[track_caller]
     pub fn commit(&mut self, client: ConnId, storages: &[ConnId], oids: &[u64]) -> Tid {

@@ -82,6 +82,8 @@ kinds! {
     /// The results of some reads of a storage come seconds late for a while, after those of later ones;
     /// in the end, its connections to the master may break.
     LateReads = "late-reads",
+    /// Packs, and what else goes on in the background, take long on all storages for a while.
+    SlowPacks = "slow-packs",
     /// Commits of a storage fail for a while: it ends.
     FailingCommit = "failing-commit",
     /// A disk is full for a while: each process that writes to it ends.

@@ -18,6 +18,7 @@ use neo_common::prng::Prng;
 use neo_common::protocol::Packet;
 
 use crate::cluster::{Cluster, End, Role};
+use crate::disk::Pace;
 use crate::network::HostId;
 use crate::world::World;
 
@@ -312,6 +313,7 @@ impl Faults {
             | Kind::IsolatePrimary
             | Kind::RefuseConnects
             | Kind::HangConnects => self.network(cluster, kind),
+            Kind::SlowPacks => self.slow_packs(cluster),
             Kind::SlowCommit
             | Kind::LateReads
             | Kind::FailingCommit
@@ -447,6 +449,19 @@ impl Faults {
         cluster.disks_may_fail |= kind != Kind::SlowCommit;
         cluster.set_pace(host, pace);
         self.cures.push((end, Cure::Disk(host)));
+        true
+    }
+
+    /// The slices of packs take up to half a second, as if databases were large: tables change, and
+    /// cells are replicated, while they go on.
+    fn slow_packs(&mut self, cluster: &mut Cluster) -> bool {
+        let slice_max_us = 1 << (12 + self.prng.below(8));
+        let end = cluster.world.now() + self.delay(Duration::from_secs(5));
+        cluster.world.tell_story("packs are slow");
+        for host in cluster.hosts(Role::Storage) {
+            cluster.set_pace(host, Pace { slice_max_us, ..self.plan.pace });
+            self.cures.push((end, Cure::Disk(host)));
+        }
         true
     }
 
