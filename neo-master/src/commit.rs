@@ -252,9 +252,12 @@ pub fn ask_final_tid(
     if cluster.tm.wait_for(ttid, reply_to)? {
         return Ok(());
     }
-    // A tid is never smaller than its ttid. MAX: the client must ask storages.
-    let may_be = ttid.as_tid() <= cluster.last_tid && !planted!(OutcomeGuessed);
-    let tid = may_be.then_some(Tid::MAX);
+    // MAX: the client must ask storages. Upstream answers that it is not committed if the ttid is later than
+    // the last tid:
+    // 1. All connections of this master break, it does not know. Another one becomes primary.
+    // 2. It dies while it commits a transaction, and the client comes back to this one.
+    // 3. The transaction is locked: it will be finished, and never had anything to do with this master.
+    let tid = (!planted!(OutcomeGuessed)).then_some(Tid::MAX);
     io.answer(reply_to.conn, reply_to.id, Packet::AnswerFinalTID { tid });
     Ok(())
 }

@@ -314,6 +314,11 @@ fn end_work(cluster: &mut Cluster) -> Result<(), Violation> {
 /// Lets background tasks come to an end, and looks at all databases.
 fn rest(cluster: &mut Cluster) -> Result<(), Violation> {
     let until = cluster.world.now() + REST_MAX;
+    if cluster.run_until_idle(until.min(cluster.world.now() + REPAIR_EVERY)) {
+        // What was accepted is lost if the cluster was interrupted before those that are needed stored it.
+        cluster.forget_orders();
+        cluster.drop_lost();
+    }
     if cluster.run_until_idle(until) {
         return Err(Violation(format!("storages are never idle: {}", cluster.describe())));
     }

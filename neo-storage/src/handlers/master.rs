@@ -44,7 +44,7 @@ impl Handler<Storage> for MasterHandler {
             }
             Packet::NotifyUnlockInformation { ttid } => operation.unlock(shared, io, ttid)?,
             Packet::AskFinalTID { ttid } => {
-                ask_final_tid(operation, shared, io, conn, id, ttid)?;
+                tell_final_tid(operation, shared, io, conn, id, ttid)?;
             }
             Packet::AbortTransaction { ttid, .. } => {
                 // If its end is awaited, the client may have stored nothing here.
@@ -233,8 +233,28 @@ fn ask_lock_information(
     Ok(())
 }
 
-/// Was this transaction committed? For the master, and for clients that lost it.
+/// Was this transaction committed? For clients that lost the master.
+///
+/// As long as it is not finished here, the master decides, and the client may have come to another one that
+/// does not know that it was replaced: it has to ask again.
 pub(crate) fn ask_final_tid(
+    operation: &Operation,
+    shared: &Shared,
+    io: &mut Io<'_, Storage>,
+    conn: ConnId,
+    id: MsgId,
+    ttid: Ttid,
+) -> Handled {
+    if operation.transactions.final_tid(ttid).is_some() {
+        return Err(Fault::non_readable_cell());
+    }
+    let partition = readable_partition(shared, ttid)?;
+    read_latest(io, Read::FinalTid { partition, ttid }, After::FinalTid(conn, id));
+    Ok(())
+}
+
+/// Is this transaction locked? For the master, who wants to know whether all that it told before is on disk.
+fn tell_final_tid(
     operation: &Operation,
     shared: &Shared,
     io: &mut Io<'_, Storage>,
@@ -248,9 +268,7 @@ pub(crate) fn ask_final_tid(
         write(io, Write::Flush, After::Answer(conn, id, answer));
         return Ok(());
     }
-    let partition = readable_partition(shared, ttid)?;
-    read_latest(io, Read::FinalTid { partition, ttid }, After::FinalTid(conn, id));
-    Ok(())
+    ask_final_tid(operation, shared, io, conn, id, ttid)
 }
 
 fn notify_node_information(
