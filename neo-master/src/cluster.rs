@@ -264,6 +264,19 @@ impl Cluster {
         free(greatest.map_or(1, |nid| nid.index() + 1)).or_else(|| free(1))
     }
 
+    /// A storage remembers that one with this id was dropped: newcomers must not have it.
+    pub fn learn_dropped(&mut self, io: &mut Io<'_, Master>, nid: Option<NodeId>) {
+        if nid <= self.dropped {
+            return;
+        }
+        self.dropped = nid;
+        let is_late = |key: &&NodeKey| self.nm.get(**key).and_then(Node::nid) <= nid;
+        let keys: Vec<NodeKey> = self.newcomers.iter().filter(is_late).copied().collect();
+        for key in keys {
+            self.evict(io, key);
+        }
+    }
+
     /// Removes a storage for good, without telling anybody.
     pub fn drop_storage(&mut self, key: NodeKey) -> Option<Node> {
         let node = self.forget(key)?;

@@ -188,6 +188,11 @@ impl TransactionManager {
     pub fn is_ahead_of(&self, now_us: u64) -> bool {
         self.last_used >= tid_from_time(now_us)
     }
+    /// Ids are later than that time from now on, even if the clock goes back before the first one is given:
+    /// see [`Self::leave_gap`].
+    pub fn skip_until(&mut self, now_us: u64) {
+        self.last_used = self.last_used.max(tid_from_time(now_us));
+    }
     /// Skips so many ids: a random number, if the clock is late.
     ///
     /// Ids that just follow the last one that is stored may have been given as ttids by another

@@ -138,9 +138,13 @@ impl Verification {
                     log::info!("last tid: {}", self.last_tid);
                     cluster.last_tid = self.last_tid;
                     cluster.tm.set_last_tid(self.last_tid);
-                    let is_ahead = cluster.tm.is_ahead_of(io.now().realtime_us);
-                    if is_ahead && !planted!(NoGapAfterElection) {
+                    let now_us = io.now().realtime_us;
+                    let is_ahead = cluster.tm.is_ahead_of(now_us);
+                    if planted!(NoGapAfterElection) {
+                    } else if is_ahead {
                         cluster.tm.leave_gap(1 + io.prng().below(GAP_MAX) as u32);
+                    } else {
+                        cluster.tm.skip_until(now_us);
                     }
                     // Storages are truncated.
                     cluster.truncate_tid = None;

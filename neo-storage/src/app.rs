@@ -168,6 +168,8 @@ pub struct Shared {
     pub(crate) completed_pack_id: Tid,
     /// Node id that own cells of the stored table have.
     pub(crate) stored_nid: Option<NodeId>,
+    /// See [`crate::database::StoredConfig::dropped`].
+    dropped: Option<NodeId>,
     /// Partitions whose data does not belong here any more.
     pub(crate) to_drop: BTreeSet<Partition>,
     /// Peers that wait to be known.
@@ -182,10 +184,26 @@ pub struct Shared {
     pub(crate) packed_until: BTreeMap<NodeId, Tid>,
 }
 
+/// Property of a storage: see [`crate::database::StoredConfig::dropped`].
+const DROPPED: &[u8] = b"dropped";
+
 impl Shared {
     /// Own node id, once given by a master (or stored).
     pub(crate) fn nid(&self) -> Option<NodeId> {
         self.bootstrap.nid
+    }
+    /// The partition table changed. `greatest` is the greatest id in it before: masters are told if it is
+    /// gone, because nobody else remembers it.
+    pub(crate) fn note_dropped(&mut self, greatest: Option<NodeId>) {
+        if greatest > self.dropped && self.table.nodes().max() < greatest {
+            self.set_dropped(greatest);
+        }
+    }
+    fn set_dropped(&mut self, nid: Option<NodeId>) {
+        self.dropped = nid;
+        let extra = &mut self.bootstrap.extra.0;
+        extra.retain(|(key, _)| key != DROPPED);
+        extra.extend(nid.map(|nid| (Bytes::from_static(DROPPED), Value::Int(nid.get().into()))));
     }
     /// Partitions that can be read here.
     pub(crate) fn readable(&self) -> Vec<Partition> {
@@ -269,6 +287,7 @@ impl Storage {
             last_pack_id: Tid::ZERO,
             completed_pack_id: Tid::ZERO,
             stored_nid: own,
+            dropped: None,
             to_drop: BTreeSet::new(),
             identifications: Vec::new(),
             epoch: 0,
@@ -276,7 +295,9 @@ impl Storage {
             is_congested: false,
             packed_until: BTreeMap::new(),
         };
-        Ok(Self { phase: Phase::Bootstrap, shared })
+        let mut app = Self { phase: Phase::Bootstrap, shared };
+        app.shared.set_dropped(stored.config.dropped);
+        Ok(app)
     }
 
     /// Own node id.

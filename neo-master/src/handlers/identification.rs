@@ -41,6 +41,8 @@ struct Properties {
     read_only: Option<bool>,
     /// A cloned storage wants a new id, and cells of these partitions.
     new_nid: Vec<Partition>,
+    /// Greatest id of a storage that was dropped, as far as this one remembers.
+    dropped: Option<NodeId>,
 }
 
 /// What is decided about a node.
@@ -125,6 +127,7 @@ fn identify(
     // Ids of other types of nodes are not given.
     request.nid = request.nid.filter(|nid| nid.node_type() == Some(request.node_type));
     let properties = Properties::parse(&request, cluster.pt.partitions())?;
+    cluster.learn_dropped(io, properties.dropped);
     // The id that a storage claims may have been given to a new one, because nobody knew that it
     // was in use: the one that claims it has data.
     let holder = request.nid.and_then(|nid| cluster.nm.by_nid(nid)).map(Node::key);
@@ -356,6 +359,11 @@ impl Properties {
                     properties.new_nid = list.ok_or_else(invalid)?;
                     properties.new_nid.sort_unstable();
                     properties.new_nid.dedup();
+                }
+                (b"dropped", NodeType::Storage, Value::Int(nid)) => {
+                    let nid = i32::try_from(*nid).ok().and_then(NodeId::new);
+                    let nid = nid.filter(|nid| nid.node_type() == Some(NodeType::Storage));
+                    properties.dropped = Some(nid.ok_or_else(invalid)?);
                 }
                 (b"backup", NodeType::Client, Value::Bin(name)) => {
                     properties.extra.backup = Some(name.clone());

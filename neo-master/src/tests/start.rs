@@ -627,3 +627,25 @@ fn a_table_that_is_made_again_has_a_later_version() {
     assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
     assert_eq!(h.engine.app.cluster.pt.table().ptid(), Some(1 << 16));
 }
+
+/// A storage remembers that another one was dropped before this master started: a newcomer that got the same
+/// id gets another one.
+#[test]
+fn ids_that_storages_remember_are_not_given_again() {
+    let mut h = Harness::new(options(1, 0));
+    let (early, nid) = h.identify(Harness::request(NodeType::Storage, None, Some(1)));
+    assert_eq!(nid, s(1));
+    let mut request = Harness::request(NodeType::Storage, Some(s(2)), Some(2));
+    let Packet::RequestIdentification { extra, .. } = &mut request else { unreachable!() };
+    extra.0.push(("dropped".into(), neo_common::protocol::Value::Int(4)));
+    h.identify(request);
+    assert!(h.is_closed(early));
+    let (_, nid) = h.identify(Harness::request(NodeType::Storage, None, Some(1)));
+    assert_eq!(nid, s(5));
+    // Not an id of a storage.
+    let mut request = Harness::request(NodeType::Storage, Some(s(3)), Some(3));
+    let Packet::RequestIdentification { extra, .. } = &mut request else { unreachable!() };
+    extra.0.push(("dropped".into(), neo_common::protocol::Value::Int(-4)));
+    let conn = h.connect();
+    assert_eq!(h.ask_error(conn, request).0, ErrorCode::ProtocolError);
+}

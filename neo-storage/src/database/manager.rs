@@ -32,6 +32,8 @@ pub mod key {
     pub const BACKUP_TID: &str = "backup_tid";
     /// See [`super::StoredConfig::truncate_tid`].
     pub const TRUNCATE_TID: &str = "truncate_tid";
+    /// See [`super::StoredConfig::dropped`].
+    pub const DROPPED: &str = "dropped";
     /// Number of partitions; up to version 3 only.
     pub const PARTITIONS: &str = "partitions";
 }
@@ -91,6 +93,8 @@ pub fn parse_config(
     config.replicas = parsed(&mut look_up, key::REPLICAS, |text| text.parse().ok())?;
     config.backup_tid = parsed(&mut look_up, key::BACKUP_TID, parse_tid)?;
     config.truncate_tid = parsed(&mut look_up, key::TRUNCATE_TID, parse_tid)?;
+    let parse_nid = |text: &str| text.parse().ok().and_then(NodeId::new);
+    config.dropped = parsed(&mut look_up, key::DROPPED, parse_nid)?;
     Ok(config)
 }
 
@@ -123,6 +127,8 @@ pub struct PtUpdate {
     pub delete: Vec<(Partition, NodeId)>,
     /// Partitions whose data does not belong to the node any more, ascending.
     pub to_drop: Vec<Partition>,
+    /// New value of [`StoredConfig::dropped`].
+    pub dropped: Option<NodeId>,
 }
 
 /// Encodes a change of the partition table. `rows` are the current ones; `last_tid` looks for the
@@ -171,9 +177,22 @@ pub fn encode_change(
     {
         to_drop.extend(0..=last);
     }
+    update.dropped =
+        dropped(rows, &update.upsert, &delete).filter(|nid| config.dropped < Some(*nid));
     update.delete.extend(delete);
     update.to_drop.extend(to_drop.difference(&assigned));
     Ok(update)
+}
+
+/// The node with the greatest id, if no row of it remains.
+fn dropped(
+    rows: &[PtRow],
+    upsert: &[PtRow],
+    delete: &BTreeSet<(Partition, NodeId)>,
+) -> Option<NodeId> {
+    let greatest = rows.iter().map(|row| row.nid).max()?;
+    let kept = rows.iter().filter(|row| !delete.contains(&(row.partition, row.nid)));
+    kept.chain(upsert).all(|row| row.nid < greatest).then_some(greatest)
 }
 
 /// Up to which tid an own cell that becomes, or stays, out of date is complete.
@@ -429,6 +448,46 @@ mod tests {
         full.scope = ChangeScope::Full;
         let full = encode(&full, &config, &[row(-1)]);
         assert_eq!((full.delete, full.to_drop), (vec![(0, nid)], vec![0]));
+    }
+
+    /// A node that is gone is remembered if its id could be given again.
+    #[test]
+    fn the_greatest_id_is_remembered() {
+        let nid = |index| NodeId::new(index).unwrap();
+        let row = |partition, index| PtRow { partition, nid: nid(index), tid: -1, pack: None };
+        let rows = [row(0, 1), row(0, 2), row(1, 2), row(1, 3)];
+        let mut config = StoredConfig { nid: Some(nid(1)), ..StoredConfig::default() };
+        let encode = |config: &_, scope, cells: &[(u32, i32, CellState)]| {
+            let cells = cells.iter();
+            let cells = cells.map(|&(partition, index, state)| StoredCell {
+                partition,
+                nid: nid(index),
+                state,
+            });
+            let change = PartitionTableChange {
+                ptid: 2,
+                replicas: 0,
+                cells: cells.collect(),
+                scope,
+                last_pack_id: Tid::ZERO,
+                drop_temporary: Vec::new(),
+                release: Vec::new(),
+            };
+            encode_change(&change, config, &rows, |_| Ok(0)).unwrap().dropped
+        };
+        let (listed, full) = (ChangeScope::Listed, ChangeScope::Full);
+        let (up, gone) = (CellState::UpToDate, CellState::Discarded);
+        assert_eq!(encode(&config, listed, &[(1, 3, gone)]), Some(nid(3)));
+        assert_eq!(
+            encode(&config, listed, &[(0, 3, up), (1, 3, gone)]),
+            None,
+            "it has another cell"
+        );
+        assert_eq!(encode(&config, listed, &[(0, 2, gone), (1, 2, gone)]), None, "3 is greater");
+        assert_eq!(encode(&config, listed, &[(1, 3, gone), (1, 4, up)]), None, "4 is greater");
+        assert_eq!(encode(&config, full, &[(0, 1, up), (1, 2, up)]), Some(nid(3)));
+        config.dropped = Some(nid(5));
+        assert_eq!(encode(&config, full, &[(0, 1, up), (1, 2, up)]), None, "5 is greater");
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub struct StoredConfig {
     pub backup_tid: Option<Tid>,
     /// A truncation to this tid has to be done.
     pub truncate_tid: Option<Tid>,
+    /// Greatest id of a node that had cells and does not exist any more, if it is greater than those that
+    /// have cells: nobody else must get it. Not in databases of upstream, which ignores it.
+    pub dropped: Option<NodeId>,
 }
 
 /// A cell of the stored partition table, of any node.

@@ -124,7 +124,9 @@ fn send_partition_table(
     }
     let shared = &mut app.shared;
     check_not_older(shared, &table)?;
+    let greatest = shared.table.nodes().max();
     shared.table = table;
+    shared.note_dropped(greatest);
     log::debug!("partition table loaded ptid={ptid}");
     let mut cells = Vec::new();
     for (partition, row) in (0..).zip(shared.table.rows()) {

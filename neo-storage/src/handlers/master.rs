@@ -335,8 +335,10 @@ fn notify_partition_changes(
     }
     let own = shared.nid();
     let before: Vec<_> = own.map(|nid| shared.table.cells_of(nid).collect()).unwrap_or_default();
+    let greatest = shared.table.nodes().max();
     let update = shared.table.update(ptid, replicas, changes);
     let update = update.map_err(|error| Fault::protocol(error.to_string()))?;
+    shared.note_dropped(greatest);
     if update.first_outdated {
         log::warn!("a cell became non-readable whereas all cells were readable");
     }

@@ -167,6 +167,16 @@ impl Mirror {
         self.write(orphans);
     }
 
+    /// The node that all remember as the greatest one that was dropped.
+    pub fn dropped(&mut self) -> Option<NodeId> {
+        let databases = [&mut self.memory, &mut self.sqlite, &mut self.importer];
+        let all = databases.into_iter().chain(self.mysql.as_mut());
+        let dropped = all.map(|lanes| lanes.database().latest().config().unwrap().dropped);
+        let dropped: Vec<_> = dropped.collect();
+        assert!(dropped.iter().all(|nid| *nid == dropped[0]), "{dropped:?}");
+        dropped[0]
+    }
+
     /// Data rows that no committed revision, voted transaction or spilled object refers to.
     pub fn orphans(&mut self) -> u64 {
         match self.write(Write::PruneOrphans { after: None, rows_max: 1000, dry_run: true }) {

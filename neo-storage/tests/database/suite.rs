@@ -576,6 +576,13 @@ fn partition_table() {
     let changed = Done::PartitionTableChanged(vec![0, 2, 3]);
     assert_eq!(db.write(change(ChangeScope::Full, full)), changed);
     assert_eq!(state(&mut db), full);
+    assert_eq!(db.dropped(), None);
+    // Nobody else must get id 5.
+    db.write(change(ChangeScope::Listed, [(1, 5, Discarded), (1, 2, UpToDate)]));
+    assert_eq!(db.dropped(), Some(nid(5)));
+    db.write(change(ChangeScope::Listed, [(1, 4, UpToDate)]));
+    db.write(change(ChangeScope::Listed, [(1, 4, Discarded)]));
+    assert_eq!(db.dropped(), Some(nid(5)));
     db.check_all();
 }
 

@@ -139,6 +139,9 @@ impl Database for Memory {
             store.pt.insert((partition, nid), (tid, pack));
         }
         drop(store);
+        if let Some(nid) = update.dropped {
+            self.set_config(key::DROPPED, Some(nid.get().to_string()));
+        }
         self.set_config(key::PTID, Some(change.ptid.to_string()));
         self.set_config(key::REPLICAS, Some(change.replicas.to_string()));
         for &partition in &change.drop_temporary {

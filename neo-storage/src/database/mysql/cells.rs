@@ -93,6 +93,9 @@ pub fn change(
         statement.push_str(" ON DUPLICATE KEY UPDATE tid=VALUES(tid)");
         session.write(&statement)?;
     }
+    if let Some(nid) = update.dropped {
+        schema::set_config(session, key::DROPPED, Some(&nid.get().to_string()))?;
+    }
     schema::set_config(session, key::PTID, Some(&change.ptid.to_string()))?;
     schema::set_config(session, key::REPLICAS, Some(&change.replicas.to_string()))?;
     for &partition in &change.drop_temporary {

@@ -73,6 +73,9 @@ pub fn change(
     for PtRow { partition, nid, tid, pack } in update.upsert {
         upsert.execute(params![partition, nid.get(), tid, pack])?;
     }
+    if let Some(nid) = update.dropped {
+        schema::set_config(connection, key::DROPPED, Some(&nid.get().to_string()))?;
+    }
     schema::set_config(connection, key::PTID, Some(&change.ptid.to_string()))?;
     schema::set_config(connection, key::REPLICAS, Some(&change.replicas.to_string()))?;
     for &partition in &change.drop_temporary {
