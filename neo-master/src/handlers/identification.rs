@@ -249,6 +249,15 @@ fn find(
         }
         (Some(node), None) if node.is_identified() => {
             if !is_temporary {
+                if let (Some(address), true) =
+                    (request.address, request.node_type == NodeType::Storage)
+                {
+                    log::warn!(
+                        "{address} says that it is storage {node}. If both go on running, one of them is a \
+                         copy or was dropped: stop it, and erase its database or start it once with \
+                         --new-nid"
+                    );
+                }
                 return Err(conflict());
             }
             request.nid = None;

@@ -98,3 +98,17 @@ fn delayed_requests() {
     tm.retry();
     assert_eq!(tm.take_retriable(), []);
 }
+
+/// Ids follow the clock of the start of the service, even if it goes back before the first one is given.
+#[test]
+fn ids_follow_the_clock_of_the_start() {
+    let mut tm = TransactionManager::new();
+    let start = 1_770_000_000_000_000;
+    tm.skip_until(start);
+    let ttid = tm.begin(conn(1), 0, None, Tid::ZERO, start - 60_000_000).unwrap();
+    assert!(ttid.as_tid() > neo_common::time::tid_from_time(start));
+    // An imposed one may be as old as the database allows.
+    let mut tm = TransactionManager::new();
+    tm.skip_until(start);
+    assert_eq!(tm.begin(conn(1), 0, Some(Tid::new(5)), Tid::new(4), start).unwrap(), Ttid::new(5));
+}

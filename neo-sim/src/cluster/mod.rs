@@ -345,9 +345,12 @@ impl Cluster {
             }
             let host_of = |nid| self.hosts_of.get(&(from, nid)).copied();
             let checked = self.tables.sent(from, life, &packet, host_of);
+            // With the oids of a former primary master that does not know it yet, nothing can be committed
+            // but a conflict.
+            let is_late = matches!(packet, Packet::AnswerNewOIDs { .. }) && self.is_replaced(from);
             let mut scene = self.scene.get();
             scene.check(checked);
-            if let Some(life) = life {
+            if let Some(life) = life.filter(|_| !is_late) {
                 let checked = self.commits.sent(&mut scene.model, (from, life), link, &packet);
                 scene.check(checked);
             }

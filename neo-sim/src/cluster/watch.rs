@@ -6,6 +6,8 @@ use std::time::Duration;
 use neo_client::core::ClientCore;
 use neo_common::node::Node;
 use neo_common::protocol::{CellState, ClusterState};
+use neo_storage::database::Reader as _;
+use neo_storage::database::memory::Layer;
 
 use super::{ClientProcess, Cluster, MasterProcess, Role, StorageProcess};
 use crate::checkers::rest::{self, Contents};
@@ -95,6 +97,16 @@ impl Cluster {
                 busy_at = now;
             }
             now < busy_at + QUIET
+        })
+    }
+
+    /// Whether storages have a later partition table than a master: another one has replaced it.
+    pub(super) fn is_replaced(&mut self, host: HostId) -> bool {
+        let Some(process) = self.world.process::<MasterProcess>(host) else { return false };
+        let own = process.engine.app.cluster.pt.table().ptid();
+        self.disks.values().any(|disk| {
+            let config = disk.reader(Layer::Latest).config();
+            config.is_ok_and(|config| config.ptid > own)
         })
     }
 
