@@ -31,7 +31,6 @@ use crate::app::{Master, Options, Ticket};
 use crate::handlers;
 use crate::pack::{self, PackManager};
 use crate::partition_table::{Changes, PartitionTable, Topology};
-use crate::recovery::Doubts;
 use crate::transactions::TransactionManager;
 
 /// Where an answer goes, now or later.
@@ -125,8 +124,6 @@ pub struct Cluster {
     /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells
     /// of older versions may miss transactions.
     pub lock_ptid: Option<Ptid>,
-    /// What the next verification must not believe.
-    pub doubts: Option<Doubts>,
     /// Greatest id of the storages that this master dropped.
     pub dropped: Option<NodeId>,
     /// When this master began to play the primary role; `None` if it is secondary.
@@ -175,7 +172,6 @@ impl Cluster {
             has_table: false,
             told_ptid: None,
             lock_ptid: None,
-            doubts: None,
             dropped: None,
             primary_since: None,
             is_stopping: false,

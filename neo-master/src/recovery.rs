@@ -34,7 +34,6 @@
 //!
 //! Unlike upstream, a table is never created when a storage has one that could not be got yet.
 
-mod doubts;
 mod versions;
 
 use std::borrow::Cow;
@@ -52,7 +51,6 @@ use crate::cluster::{Cluster, Startup};
 use crate::handlers::election::ElectionHandler;
 use crate::partition_table::PartitionTable;
 use crate::phase::Transition;
-pub use doubts::Doubts;
 use versions::Versions;
 
 /// Greatest version that a cluster may reach.
@@ -180,13 +178,22 @@ impl Recovery {
         // From now on, it is known which ids are in use.
         cluster.newcomers.clear();
         let is_new = !cluster.pt.is_filled();
+        let mut has_changed = !self.outdated.is_empty();
         if !is_new {
             cluster.has_table = true;
             // Before this master, transactions may have been committed up to this version.
             let lock_ptid = self.versions.lock_ptid(cluster.pt.table());
             cluster.lock_ptid = cluster.lock_ptid.max(lock_ptid);
-            cluster.doubts = self.loaded.as_ref().and_then(|t| Doubts::new(&self.versions, t));
+            let unlocked = self.loaded.as_ref().map_or_else(Vec::new, |table| {
+                self.versions.unlocked(table, |nid| cluster.conn_of(nid).is_some())
+            });
             cluster.pt = self.effective(&cluster.pt).into_owned();
+            has_changed |= !unlocked.is_empty();
+            for (partition, nid) in unlocked {
+                log::info!("{nid} may miss in partition {partition} what others have locked");
+                let changed = cluster.pt.set_cell(partition, nid, CellState::OutOfDate);
+                debug_assert!(changed.is_ok(), "the cell exists");
+            }
             let connected = |nid: &NodeId| cluster.conn_of(*nid).is_some();
             nids = cluster.pt.table().nodes().filter(connected).collect();
         }
@@ -220,9 +227,9 @@ impl Recovery {
             if !(is_own && changes.is_empty() && is_common) {
                 let known = [*told_ptid, self.versions.greatest(), pt.table().ptid()];
                 pt.begin_ptids(known.into_iter().flatten().max().unwrap_or_default());
-                let packet = match self.outdated.is_empty() {
-                    true => cluster.current_version(changes),
-                    false => cluster.partition_table(),
+                let packet = match has_changed {
+                    false => cluster.current_version(changes),
+                    true => cluster.partition_table(),
                 };
                 cluster.send_to_admins(io, &packet);
             }

@@ -45,7 +45,6 @@ use crate::app::{Master, Ticket};
 use crate::cluster::Cluster;
 use crate::pack::Order;
 use crate::phase::Transition;
-use crate::recovery::Doubts;
 
 /// See [`crate::transactions::TransactionManager::leave_gap`]; less than a minute.
 const GAP_MAX: usize = u32::MAX as usize;
@@ -77,9 +76,6 @@ pub struct Verification {
     unknown: Vec<(Ttid, Vec<NodeId>)>,
     /// Who was asked for last ids before the others.
     told_last_ids: BTreeSet<NodeId>,
-    doubts: Option<Doubts>,
-    /// Locked, but maybe not decided: see [`Doubts`].
-    doubted: BTreeMap<Ttid, Tid>,
     last_tid: Tid,
 }
 
@@ -95,8 +91,6 @@ impl Verification {
             voted: BTreeMap::new(),
             unknown: Vec::new(),
             told_last_ids: BTreeSet::new(),
-            doubts: cluster.doubts.take(),
-            doubted: BTreeMap::new(),
             last_tid: Tid::ZERO,
         }
     }
@@ -117,7 +111,6 @@ impl Verification {
                 }
                 Step::LockedTransactions => {
                     self.step = Step::FinalTid;
-                    self.doubt(cluster);
                     if !planted!(VerificationForgetsUnlocked) {
                         self.unknown = self.unknown(cluster);
                     }
@@ -178,27 +171,6 @@ impl Verification {
         }
     }
 
-    /// Sets aside what is not sure to be decided although it is locked: a witness does not have it. Unless
-    /// somebody finished it, it is dropped.
-    fn doubt(&mut self, cluster: &Cluster) {
-        let Some(doubts) = self.doubts.take() else { return };
-        let partitions = cluster.pt.partitions();
-        let voted = &self.voted;
-        self.doubted = self
-            .locked
-            .extract_if(.., |ttid, _| {
-                let Some(voted) = voted.get(ttid) else { return false };
-                let has_locked = |nid: &NodeId| voted.get(nid) == Some(&true);
-                let partition = ttid.partition(partitions);
-                let mut lockers = voted.iter().filter(|(_, locked)| **locked);
-                !lockers.any(|(nid, _)| {
-                    let witnesses = doubts.witnesses(*nid, partition);
-                    witnesses.iter().filter(|nid| cluster.conn_of(**nid).is_some()).all(has_locked)
-                })
-            })
-            .collect();
-    }
-
     /// Transactions that nobody locked, as far as is known, with the nodes that may know better.
     fn unknown(&self, cluster: &Cluster) -> Vec<(Ttid, Vec<NodeId>)> {
         let table = cluster.pt.table();
@@ -217,13 +189,7 @@ impl Verification {
         match nids.pop() {
             Some(nid) => self.ask(cluster, io, [nid], &Packet::AskFinalTID { ttid }),
             None => {
-                match self.doubted.get(&ttid) {
-                    None => log::info!("transaction {ttid} was not decided"),
-                    Some(tid) => log::warn!(
-                        "transaction {ttid} is not committed as {tid}: it was locked with a partition \
-                         table that others did not get, and they did not lock it"
-                    ),
-                }
+                log::info!("transaction {ttid} was not decided");
                 self.unknown.pop();
             }
         }
@@ -333,18 +299,6 @@ impl Verification {
     /// Nothing is waited for from a storage any more. Returns whether it is lost too early: it did not
     /// tell which transactions it has locked, or whether it finished them.
     pub fn storage_lost(&mut self, nid: NodeId) -> bool {
-        if !self.waiting.remove(&nid) {
-            return false;
-        }
-        // It may have finished a transaction that another one locked: the lock counts.
-        if self.step == Step::FinalTid
-            && let Some((ttid, _)) = self.unknown.last()
-            && let Some(tid) = self.doubted.remove(ttid)
-        {
-            let ttid = *ttid;
-            self.unknown.pop();
-            self.lock(ttid, tid);
-        }
-        matches!(self.step, Step::LockedTransactions | Step::Validate)
+        self.waiting.remove(&nid) && matches!(self.step, Step::LockedTransactions | Step::Validate)
     }
 }

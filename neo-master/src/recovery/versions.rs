@@ -138,13 +138,7 @@ impl Versions {
         self.by_nid.values().all(is_same) && table.nodes().all(|nid| self.by_nid.contains_key(&nid))
     }
 
-    /// The table of a storage.
-    pub fn table_of(&self, nid: NodeId) -> Option<&Table> {
-        self.by_nid.get(&nid).and_then(|version| version.table.as_ref())
-    }
-
-    /// The tables of storages.
-    pub fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
+    fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
         self.by_nid.iter().filter_map(|(nid, version)| Some((*nid, version.table.as_ref()?)))
     }
 
@@ -173,6 +167,51 @@ impl Versions {
             }
         }
         outdated.into_iter().collect()
+    }
+
+    /// Readable cells of a table that may miss a part of what others have locked: a refuted version also counts
+    /// for what was locked with it.
+    /// 1. Version 5: S1, S2 and S3 are up-to-date. A client cannot store on S3: the master disconnects it,
+    ///    tells version 6, in which S3 is out-of-date, then asks S1 and S2 to lock the transaction.
+    /// 2. S1 does. S2 and the master die before. Nothing was committed with version 6, which S2 lacks.
+    /// 3. The cluster starts with version 5. Verification finishes what S1 locked on S1 and S2, and S3 would be
+    ///    up-to-date without it.
+    ///
+    /// So cells that are not readable in a later table become out-of-date, where others that are there are
+    /// readable in all of them. This is stored before anything is verified, because a verification may be
+    /// interrupted; but those that have these cells are waited for, they may have gone on with another master.
+    pub fn unlocked(
+        &self,
+        table: &Table,
+        is_there: impl Fn(NodeId) -> bool,
+    ) -> Vec<(Partition, NodeId)> {
+        let mut later: Vec<&Table> = Vec::new();
+        for (_, other) in self.tables() {
+            let is_later = other.ptid() > table.ptid();
+            if (is_later || other.ptid() == table.ptid() && other != table)
+                && !later.contains(&other)
+            {
+                later.push(other);
+            }
+        }
+        if later.is_empty() {
+            return Vec::new();
+        }
+        let outdated: BTreeSet<_> = self.outdated(table).into_iter().collect();
+        let mut unlocked = Vec::new();
+        for partition in 0..table.partitions() {
+            let is_in = |other: &&Table, nid| {
+                other.cell_state(partition, nid).is_some_and(CellState::is_readable)
+            };
+            let left =
+                table.readable(partition).filter(|nid| !outdated.contains(&(partition, *nid)));
+            let (known, unknown): (Vec<_>, Vec<_>) =
+                left.partition(|nid| later.iter().all(|other| is_in(other, *nid)));
+            if known.into_iter().any(&is_there) {
+                unlocked.extend(unknown.into_iter().map(|nid| (partition, nid)));
+            }
+        }
+        unlocked
     }
 
     /// Up to which version of this table or of an older one transactions may be committed. All that are
@@ -405,6 +444,26 @@ mod tests {
         let (s1, s2, s3) = (Some((1, ".UU")), Some((2, ".OU")), Some((2, ".UO")));
         check(&[None, s2, s3], (3, 2, "UO"));
         check(&[s1, Some((2, ".OU")), Some((3, ".UO"))], (2, 2, "OU"));
+    }
+
+    /// What a storage locked with a version that does not count must not be missed by a readable cell.
+    #[test]
+    fn what_was_locked_with_a_refuted_version() {
+        let unlocked = |tables: &[_], there: &[u32]| {
+            let versions = versions(tables);
+            let (_, table) = versions.choose().unwrap();
+            let unlocked = versions.unlocked(table, |nid| there.contains(&nid.index()));
+            (table.ptid().unwrap(), unlocked)
+        };
+        let (s1, s2, s3) = (Some((6, "UUO")), Some((5, "UUU")), Some((5, "UUU")));
+        assert_eq!(unlocked(&[s1, s2, s3], &[1, 2, 3]), (5, vec![(0, nid(3))]));
+        assert_eq!(unlocked(&[s1, s2, None], &[1, 2]), (5, vec![(0, nid(3))]));
+        // Somebody who is there must keep a cell.
+        assert_eq!(unlocked(&[s1, s2, s3], &[3]), (5, vec![]));
+        // These know themselves that they are out-of-date.
+        let tables = [Some((5, "UUU")), Some((6, "UOU")), Some((7, "UUO"))];
+        assert_eq!(unlocked(&tables, &[1, 2, 3]), (5, vec![]));
+        assert_eq!(unlocked(&[s2, s2, s3], &[1, 2, 3]), (5, vec![]));
     }
 
     #[test]

@@ -649,3 +649,27 @@ fn ids_that_storages_remember_are_not_given_again() {
     let conn = h.connect();
     assert_eq!(h.ask_error(conn, request).0, ErrorCode::ProtocolError);
 }
+
+/// S1 has a later table, told by a master that S2 never heard: it does not count, but what S1 locked with it is
+/// finished, and S3 may miss it.
+#[test]
+fn cells_that_miss_what_was_locked_are_out_of_date() {
+    let mut h = Harness::new(options(1, 2));
+    let tables = ["UUO", "UUU", "UUU"];
+    let ptids = [6, 5, 5];
+    let storages: Vec<ConnId> = (1..=3)
+        .map(|index| h.recovering(Some(s(index)), index as u16, Some(ptids[index as usize - 1])))
+        .collect();
+    for ((storage, table), ptid) in storages.iter().zip(tables).zip(ptids) {
+        h.answer_table(*storage, (ptid, 2, table));
+    }
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    let table = h.engine.app.cluster.pt.table();
+    assert!(table.ptid() > Some(6));
+    assert_eq!(format(&table.to_wire(), 3), "UUO");
+    for (storage, is_asked) in storages.iter().zip([true, true, false]) {
+        let names = h.names(*storage);
+        assert!(names.contains(&"SendPartitionTable"));
+        assert_eq!(names.contains(&"AskLockedTransactions"), is_asked);
+    }
+}

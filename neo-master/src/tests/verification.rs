@@ -205,34 +205,3 @@ fn a_late_clock_does_not_make_ttids_repeat() {
     let ttid = h.begin(client);
     assert!(ttid.get() > late.get() + 1, "{ttid} just after {late}");
 }
-
-/// Three storages with what they have: the first ones have the table with which the cluster starts.
-fn verifying_with(tables: &[(u64, &str)]) -> (Harness, Vec<ConnId>) {
-    let mut h = Harness::new(options(1, 2));
-    let storages: Vec<ConnId> = (1..)
-        .zip(tables)
-        .map(|(index, (ptid, _))| h.recovering(Some(s(index)), index as u16, Some(*ptid)))
-        .collect();
-    for (storage, (ptid, table)) in storages.iter().zip(tables) {
-        h.answer_table(*storage, (*ptid, 2, table));
-    }
-    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
-    (h, storages)
-}
-
-/// S1 locked a transaction that S3 could not store, after the master had told version 6: S3 is out-of-date.
-/// S2 never heard of that: nothing was committed with version 6, and S3 is up-to-date again.
-#[test]
-fn locked_with_a_table_that_others_did_not_get() {
-    let tables = [(6, "UUO"), (5, "UUU"), (5, "UUU")];
-    let (mut h, storages) = verifying_with(&tables);
-    answer_locked(&mut h, storages[0], &[(10, Some(20)), (12, Some(22)), (14, Some(24))]);
-    // It voted 10, and locked 12 before.
-    answer_locked(&mut h, storages[1], &[(10, None), (12, Some(22))]);
-    answer_locked(&mut h, storages[2], &[(12, None)]);
-    // S2 may have finished 14 already, S3 all of them.
-    answer_final(&mut h, storages[2], 14, None);
-    answer_final(&mut h, storages[1], 14, Some(24));
-    answer_final(&mut h, storages[2], 10, None);
-    assert_eq!(validated(&mut h, storages[2]), [(12, 22)]);
-}

@@ -106,7 +106,7 @@ fn ids_follow_the_clock_of_the_start() {
     let start = 1_770_000_000_000_000;
     tm.skip_until(start);
     let ttid = tm.begin(conn(1), 0, None, Tid::ZERO, start - 60_000_000).unwrap();
-    assert!(ttid.as_tid() > neo_common::time::tid_from_time(start));
+    assert!(ttid.as_tid() > tid_from_time(start));
     // An imposed one may be as old as the database allows.
     let mut tm = TransactionManager::new();
     tm.skip_until(start);
