@@ -68,6 +68,8 @@ pub struct Recovery {
     empty: BTreeSet<NodeId>,
     backup_tids: BTreeMap<NodeId, Option<Tid>>,
     truncate_tids: BTreeMap<NodeId, Option<Tid>>,
+    /// A storage is lost: another table may count.
+    must_choose: bool,
     /// Other masters must be tried (again).
     pub try_masters: bool,
 }
@@ -91,6 +93,15 @@ impl Recovery {
     ) -> Option<Transition> {
         if std::mem::take(&mut self.try_masters) {
             connect_masters(cluster, io);
+        }
+        if std::mem::take(&mut self.must_choose) {
+            if self.versions.choose().map(|(_, table)| table) != self.loaded.as_ref()
+                && let Err(fault) = self.load(cluster, io)
+            {
+                log::error!("{fault}");
+            }
+            let outdated = self.loaded.as_ref().map(|table| self.versions.outdated(table));
+            self.outdated = outdated.unwrap_or_default();
         }
         let nids = self.startable(cluster)?;
         let is_busy = |nid: &NodeId| cluster.conn_of(*nid).is_none_or(|conn| io.is_pending(conn));
@@ -371,6 +382,7 @@ impl Recovery {
         self.truncate_tids.remove(&nid);
         self.empty.remove(&nid);
         self.versions.lose(nid);
+        self.must_choose = true;
         if self.versions.is_missing(nid) {
             log::warn!("waiting for {nid} to come back: it did not send its partition table");
         }

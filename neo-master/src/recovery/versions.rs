@@ -149,6 +149,10 @@ impl Versions {
     pub fn outdated(&self, table: &Table) -> Vec<(Partition, NodeId)> {
         let mut outdated = BTreeSet::new();
         for (nid, own) in self.tables() {
+            // It may have been replicated since, with another master.
+            if self.lost.contains(&nid) && own.ptid() < table.ptid() {
+                continue;
+            }
             let is_readable =
                 |partition| own.cell_state(partition, nid).is_some_and(CellState::is_readable);
             let readable = table.readable_of(nid);
@@ -225,12 +229,14 @@ impl Versions {
 
     fn is_refuted(&self, table: &Table) -> bool {
         let lacks = |nid| {
-            self.by_nid.get(&nid).is_some_and(|version| {
-                let is_other = |other: &Table| other != table;
-                Some(version.ptid) < table.ptid()
-                    || Some(version.ptid) == table.ptid()
-                        && version.table.as_ref().is_some_and(is_other)
-            })
+            // One that is lost may have got it since, from another master to which it went back.
+            !self.lost.contains(&nid)
+                && self.by_nid.get(&nid).is_some_and(|version| {
+                    let is_other = |other: &Table| other != table;
+                    Some(version.ptid) < table.ptid()
+                        || Some(version.ptid) == table.ptid()
+                            && version.table.as_ref().is_some_and(is_other)
+                })
         };
         (0..table.partitions()).all(|partition| table.readable(partition).any(lacks))
     }
@@ -464,6 +470,22 @@ mod tests {
         let tables = [Some((5, "UUU")), Some((6, "UOU")), Some((7, "UUO"))];
         assert_eq!(unlocked(&tables, &[1, 2, 3]), (5, vec![]));
         assert_eq!(unlocked(&[s2, s2, s3], &[1, 2, 3]), (5, vec![]));
+    }
+
+    /// S3 says what it has, is lost without notice, and is replicated with another master. What it said is
+    /// nothing against a later table, in which it is needed.
+    #[test]
+    fn what_a_lost_storage_said_does_not_count_against_later_tables() {
+        let mut versions = versions(&[Some((9, "UOU")), Some((7, "UOO")), Some((5, "UUO"))]);
+        assert_eq!(versions.choose().unwrap().1.ptid(), Some(7), "S3 does not have version 9");
+        versions.lose(nid(3));
+        let (_, chosen) = versions.choose().unwrap();
+        assert_eq!(chosen.ptid(), Some(9));
+        assert_eq!(versions.outdated(chosen), []);
+        // It is back, and has it indeed.
+        versions.announce(nid(3), Some(9));
+        assert!(versions.receive(nid(3), table(9, "UOU")));
+        assert_eq!(versions.choose().unwrap().1.ptid(), Some(9));
     }
 
     #[test]
