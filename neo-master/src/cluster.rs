@@ -120,10 +120,12 @@ pub struct Cluster {
     /// Version of the partition table when the last recovery began: the last one of this master.
     /// Storages that are away may have it: it must not be the version of another table.
     pub told_ptid: Option<Ptid>,
-    /// Version of the partition table with which the cluster was started last, or when storages were
-    /// asked to lock the last transaction if it is later: those that are needed have it. Readable cells
-    /// of older versions may miss transactions.
+    /// Version of the partition table when storages were asked to lock the last transaction: those that
+    /// are needed have it. Readable cells of older versions may miss transactions.
     pub lock_ptid: Option<Ptid>,
+    /// The same for transactions of earlier masters, as far as storages told when the cluster was started
+    /// last: a bound, which those that were not there then may lower.
+    pub former_lock_ptid: Option<Ptid>,
     /// Greatest id of the storages that this master dropped.
     pub dropped: Option<NodeId>,
     /// When this master began to play the primary role; `None` if it is secondary.
@@ -172,6 +174,7 @@ impl Cluster {
             has_table: false,
             told_ptid: None,
             lock_ptid: None,
+            former_lock_ptid: None,
             dropped: None,
             primary_since: None,
             is_stopping: false,

@@ -122,7 +122,9 @@ impl Recovery {
             let ptid = cluster.pt.table().ptid();
             let pt = self.effective(&cluster.pt);
             let readable = pt.operational_nodes(|nid| is_pending(&nid))?;
-            let is_old = ptid < cluster.lock_ptid && !planted!(StartWithOldTable);
+            let is_old = (ptid < cluster.lock_ptid
+                || ptid < cluster.former_lock_ptid && ptid < self.former_lock_ptid(cluster))
+                && !planted!(StartWithOldTable);
             let is_enough = match cluster.startup {
                 Startup::Forced => true,
                 // A storage was lost before it sent a later one, or is not back yet.
@@ -155,6 +157,15 @@ impl Recovery {
             Startup::WhenComplete => autostart.is_some_and(|count| nids.len() >= count as usize),
         };
         is_enough.then_some(nids)
+    }
+
+    /// Up to which version earlier masters may have committed transactions. A storage that was not there
+    /// when the cluster was started last, and is now, may show that it was less: otherwise the cluster would
+    /// wait for ever for a version that was never stored where it was needed.
+    fn former_lock_ptid(&self, cluster: &Cluster) -> Option<Ptid> {
+        let former = cluster.former_lock_ptid?;
+        let tables = self.versions.tables_of(former);
+        tables.map(|table| self.versions.lock_ptid(table)).max().unwrap_or(Some(former))
     }
 
     /// The table to start with: it gets a number once the cluster starts.
@@ -193,8 +204,9 @@ impl Recovery {
         if !is_new {
             cluster.has_table = true;
             // Before this master, transactions may have been committed up to this version.
-            let lock_ptid = self.versions.lock_ptid(cluster.pt.table());
-            cluster.lock_ptid = cluster.lock_ptid.max(lock_ptid);
+            let table = cluster.pt.table();
+            let former = self.former_lock_ptid(cluster);
+            cluster.former_lock_ptid = former.max(self.versions.lock_ptid(table));
             let unlocked = self.loaded.as_ref().map_or_else(Vec::new, |table| {
                 self.versions.unlocked(table, |nid| cluster.conn_of(nid).is_some())
             });

@@ -138,6 +138,11 @@ impl Versions {
         self.by_nid.values().all(is_same) && table.nodes().all(|nid| self.by_nid.contains_key(&nid))
     }
 
+    /// Tables of a version. Two masters may have told different ones.
+    pub fn tables_of(&self, ptid: Ptid) -> impl Iterator<Item = &Table> {
+        self.tables().map(|(_, table)| table).filter(move |table| table.ptid() == Some(ptid))
+    }
+
     fn tables(&self) -> impl Iterator<Item = (NodeId, &Table)> {
         self.by_nid.iter().filter_map(|(nid, version)| Some((*nid, version.table.as_ref()?)))
     }
@@ -220,9 +225,11 @@ impl Versions {
 
     /// Up to which version of this table or of an older one transactions may be committed. All that are
     /// readable in a partition are told the version before they lock a transaction in it.
+    /// One that is lost may have been told since.
     pub fn lock_ptid(&self, table: &Table) -> Option<Ptid> {
         let ptid = table.ptid()?;
-        let ptid_of = |nid| self.by_nid.get(&nid).map_or(ptid, |version| version.ptid.min(ptid));
+        let version = |nid| self.by_nid.get(&nid).filter(|_| !self.lost.contains(&nid));
+        let ptid_of = |nid| version(nid).map_or(ptid, |version| version.ptid.min(ptid));
         let common = |partition| table.readable(partition).map(ptid_of).min();
         (0..table.partitions()).filter_map(common).max()
     }

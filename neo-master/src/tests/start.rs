@@ -673,3 +673,35 @@ fn cells_that_miss_what_was_locked_are_out_of_date() {
         assert_eq!(names.contains(&"AskLockedTransactions"), is_asked);
     }
 }
+
+/// S1 is started without S2, and lost before anybody stores the version of that start.
+fn started_without_knowing_what_s2_has() -> Harness {
+    let mut h = Harness::new(options(1, 1));
+    let admin = h.admin();
+    let one = h.with_table(1, 10_001, (2, 1, "UU"));
+    assert_eq!(h.start(admin).0, ErrorCode::Ack);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Verifying);
+    h.close(one);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    h
+}
+
+/// S2 shows that nothing was committed with the version that S1 has: the cluster starts with what both
+/// had, and does not wait for ever for another storage that has that version (seed 48803).
+#[test]
+fn a_version_that_was_not_stored_where_it_is_needed_is_not_waited_for() {
+    let mut h = started_without_knowing_what_s2_has();
+    let one = h.with_table(1, 10_001, (2, 1, "UU"));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+    let two = h.with_table(2, 10_002, (1, 1, "UU"));
+    h.verify(&[one, two]);
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Running);
+}
+
+/// As long as only S2 is there, transactions may have been committed without it.
+#[test]
+fn a_version_that_may_have_been_committed_with_is_waited_for() {
+    let mut h = started_without_knowing_what_s2_has();
+    h.with_table(2, 10_002, (1, 1, "OU"));
+    assert_eq!(h.engine.app.cluster.state, ClusterState::Recovering);
+}
