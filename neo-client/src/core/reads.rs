@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use neo_common::engine::{CallId, Io};
+use neo_common::engine::{CallId, Io, UNFINISHED};
 use neo_common::planted;
 use neo_common::protocol::{ErrorCode, Packet};
 use neo_common::types::{NodeId, Oid, Partition, Ttid};
@@ -278,6 +278,17 @@ impl ClientCore {
             _ => u64::from_str_radix(&message, 16).map_or(Oid::ZERO, Oid::new),
         };
         let error = match code {
+            // To who does not wait for its end, it is not committed.
+            ErrorCode::NonReadableCell
+                if message == UNFINISHED
+                    && matches!(
+                        (read.reader, &read.packet),
+                        (Reader::Call(_), Packet::AskFinalTID { .. })
+                    ) =>
+            {
+                self.read_answer(io, id, Packet::AnswerFinalTID { tid: None });
+                return;
+            }
             // The partition table is about to change: this is not a failure of the storage.
             ErrorCode::NonReadableCell => {
                 log::info!("non readable cell");

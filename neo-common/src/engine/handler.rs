@@ -27,6 +27,9 @@ pub enum Fault {
     Close,
 }
 
+/// Message of [`Fault::unfinished`].
+pub const UNFINISHED: &str = "transaction is not finished";
+
 impl Fault {
     /// PROTOCOL_ERROR, then close.
     pub fn protocol(message: impl Into<String>) -> Self {
@@ -43,6 +46,10 @@ impl Fault {
     /// NON_READABLE_CELL is answered, and the connection goes on.
     pub fn non_readable_cell() -> Self {
         Self::Error(ErrorCode::NonReadableCell, String::new())
+    }
+    /// The same for the outcome of a transaction that is not locked yet: who did not begin it has its answer.
+    pub fn unfinished() -> Self {
+        Self::Error(ErrorCode::NonReadableCell, UNFINISHED.into())
     }
 }
 

@@ -33,7 +33,7 @@ use std::time::Duration;
 use connection::Connection;
 
 pub use event_queue::EventQueue;
-pub use handler::{Fault, Handled, Handler, base_error};
+pub use handler::{Fault, Handled, Handler, UNFINISHED, base_error};
 pub use io::{CallId, ConnId, Flush, Input, Io, JobId, Lost, Output, Signal};
 
 use crate::limits::{IDLE_CLIENT_DELAY, RECONNECT_DELAY};

@@ -233,10 +233,11 @@ fn ask_lock_information(
     Ok(())
 }
 
-/// Was this transaction committed? For clients that lost the master.
+/// Was this transaction committed? For clients that lost the master, and for those who find a blob of another
+/// client.
 ///
 /// As long as it is not finished here, the master decides, and the client may have come to another one that
-/// does not know that it was replaced: it has to ask again.
+/// does not know that it was replaced: it has to ask again. Others want to know whether it is committed so far.
 pub(crate) fn ask_final_tid(
     operation: &Operation,
     shared: &Shared,
@@ -245,8 +246,10 @@ pub(crate) fn ask_final_tid(
     id: MsgId,
     ttid: Ttid,
 ) -> Handled {
-    if operation.transactions.final_tid(ttid).is_some() {
-        return Err(Fault::non_readable_cell());
+    match operation.transactions.final_tid(ttid) {
+        Some(Some(_)) => return Err(Fault::non_readable_cell()),
+        Some(None) => return Err(Fault::unfinished()),
+        None => {}
     }
     let partition = readable_partition(shared, ttid)?;
     read_latest(io, Read::FinalTid { partition, ttid }, After::FinalTid(conn, id));

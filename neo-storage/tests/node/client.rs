@@ -2,6 +2,7 @@
 //! What clients see.
 
 use bytes::Bytes;
+use neo_common::engine::UNFINISHED;
 use neo_common::protocol::{ErrorCode, Map, NodeState, NodeType, Packet};
 use neo_common::types::{INVALID_PARTITION, Oid, Tid, ZERO_HASH};
 use neo_storage::database::{Done, Read};
@@ -364,9 +365,10 @@ fn client_failure_during_tpc_finish() {
     let client = node.client(1);
     node.vote(client, 4, &[(1, 0, "a")]);
     let ask = |n: u64| Packet::AskFinalTID { ttid: ttid(n) };
-    assert_eq!(node.ask_error(client, ask(4)).0, ErrorCode::NonReadableCell);
+    let refusal = |message: &str| (ErrorCode::NonReadableCell, message.to_owned());
+    assert_eq!(node.ask_error(client, ask(4)), refusal(UNFINISHED), "not committed so far");
     node.lock(4, 10);
-    assert_eq!(node.ask_error(client, ask(4)).0, ErrorCode::NonReadableCell);
+    assert_eq!(node.ask_error(client, ask(4)), refusal(""), "nobody knows");
     node.unlock(4);
     assert_eq!(node.ask(client, ask(4)), Packet::AnswerFinalTID { tid: Some(tid(10)) });
     assert_eq!(node.ask(client, ask(6)), Packet::AnswerFinalTID { tid: None });

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Loads: the cache, the choice of the cell, and what happens meanwhile.
 
+use neo_common::engine::UNFINISHED;
+
 use super::*;
 
 /// A miss asks a storage, with the last tid as bound; then the cache answers.
@@ -173,6 +175,60 @@ fn cells_that_are_not_readable() {
     assert_eq!(request.to, address(3 - first));
     world.answer(&request, answer_object(1, 50, None));
     assert_eq!(world.loaded(call), record(1, 50, None));
+}
+
+/// Whether a transaction of another client is committed: not so far. If it is locked, it is not known: the
+/// master is heard, then asked again.
+#[test]
+fn outcome_of_a_transaction_of_another_client() {
+    let mut world = World::ready(&[&[1]]);
+    let ask = || {
+        let packet = Packet::AskFinalTID { ttid: ttid(90) };
+        Call::Read { partition: 0, packet, ttid: None }
+    };
+    let call = world.call(ask());
+    world.accept_storage(1);
+    let request = world.next();
+    let refusal =
+        |message: &str| Packet::Error { code: ErrorCode::NonReadableCell, message: message.into() };
+    world.answer(&request, refusal(UNFINISHED));
+    let tid_of = |reply| match reply {
+        Ok(Answer::Packet(Packet::AnswerFinalTID { tid })) => tid,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(tid_of(world.reply(call)), None);
+    let call = world.call(ask());
+    let request = world.next();
+    world.answer(&request, refusal(""));
+    let ping = world.next_to_master();
+    assert!(!world.is_replied(call));
+    world.answer(&ping, Packet::Pong {});
+    let request = world.next();
+    world.answer(&request, Packet::AnswerFinalTID { tid: Some(tid(95)) });
+    assert_eq!(tid_of(world.reply(call)), Some(tid(95)));
+}
+
+/// A conflict tells a tid that the master has not told yet: what it says before the storage is asked, is that
+/// this storage has just lost its cells (seed 14324).
+#[test]
+fn a_revision_that_only_a_storage_told_waits_for_the_master() {
+    let mut world = World::ready(&[&[1, 2]]);
+    let call = world.call(Call::Load { oid: oid(1), at: Some(tid(200)), before: None });
+    let ping = world.next();
+    assert_eq!((ping.to, ping.packet.clone()), (master_address(), Packet::Ping {}));
+    world.assert_silent();
+    let changes = vec![(0, storage(1), CellState::OutOfDate)];
+    world.notify(world.master(), Packet::NotifyPartitionChanges { ptid: 2, replicas: 0, changes });
+    world.answer(&ping, Packet::Pong {});
+    world.accept_storage(2);
+    let request = world.next();
+    let asked = Packet::AskObject { oid: oid(1), at: Some(tid(200)), before: None };
+    assert_eq!((request.to, request.packet.clone()), (address(2), asked));
+    world.answer(&request, answer_object(1, 200, None));
+    assert_eq!(world.loaded(call), record(1, 200, None));
+    // One that the master has told needs no ping.
+    world.call(Call::Load { oid: oid(1), at: Some(tid(60)), before: None });
+    assert_eq!(world.next().to, address(2));
 }
 
 /// A storage that dies, refuses, or is not ready: the other one is asked, and is preferred from then
