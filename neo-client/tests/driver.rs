@@ -309,7 +309,12 @@ fn reconnection() {
                                 .new_oid()
                                 .and_then(|o| commit(&client, &[(o, Tid::ZERO, b"x")]))
                             {
-                                Ok(_) | Err(Error::MasterLost | Error::NotStored(_)) => {}
+                                Ok(_)
+                                | Err(
+                                    Error::MasterLost
+                                    | Error::NotStored(_)
+                                    | Error::NotCommitted(_),
+                                ) => {}
                                 Err(error) => panic!("{error}"),
                             }
                         }
