@@ -9,6 +9,7 @@ mod harness;
 mod pack;
 mod probes;
 mod random;
+mod restart;
 mod sessions;
 mod start;
 mod verification;
