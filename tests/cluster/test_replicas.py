@@ -149,8 +149,10 @@ def disturb(cluster, rounds, faults):
     load.check_history()
     wait_all_up_to_date(cluster, REPLICAS, REPLICATED_WITHIN)
     table = cells(cluster)
+    # Who is there now: the first ones may be gone before the command returns.
+    nodes = administrator.victims()
     cluster.ctl('set', 'cluster', 'stopping')
-    for node in administrator.victims():
+    for node in nodes:
         assert node.wait() == 0, node
     check_nothing_left(cluster, administrator.members)
     print(f'{compare_replicas(cluster, table)} rows are equal')
