@@ -6,6 +6,8 @@ import os
 import signal
 
 import pytest
+import transaction
+from persistent.mapping import PersistentMapping
 
 from cluster import UPSTREAM, Cluster
 
@@ -105,3 +107,46 @@ def cluster(new_cluster):
 def cluster3(new_cluster):
     """Three storages, 12 partitions, running."""
     return new_cluster(storages=3).start()
+
+
+@pytest.fixture(scope='module')
+def module_cluster(tmp_path_factory):
+    """One cluster for the tests of a file that only use it."""
+    with Cluster(tmp_path_factory.mktemp('cluster'), storages=3) as cluster:
+        yield cluster.start()
+
+
+@pytest.fixture
+def shared(module_cluster):
+    """The cluster of the file; each test takes a key of its own in the root object."""
+    return module_cluster
+
+
+@pytest.fixture
+def db(shared, request):
+    db = shared.db()
+    with db.transaction() as conn:
+        conn.root()[request.node.name] = PersistentMapping()
+    yield db
+    db.close()
+
+
+@pytest.fixture
+def open_root(request, db):
+    """A function that opens a connection with its own transaction manager.
+
+    Returns (transaction manager, mapping of this test).
+    """
+    connections = []
+
+    def open(database=None):
+        manager = transaction.TransactionManager()
+        conn = (database or db).open(manager)
+        # Unlike `open`, this makes sure to see what other clients have committed.
+        manager.begin()
+        connections.append((manager, conn))
+        return manager, conn.root()[request.node.name]
+    yield open
+    for manager, conn in connections:
+        manager.abort()
+        conn.close()

@@ -33,13 +33,6 @@ from cluster import wait_for
 from objects import Item
 
 
-@pytest.fixture(scope='module')
-def module_cluster(tmp_path_factory):
-    from cluster import Cluster
-    with Cluster(tmp_path_factory.mktemp('cluster'), storages=3) as cluster:
-        yield cluster.start()
-
-
 @pytest.fixture
 def storage(module_cluster):
     storage = module_cluster.storage()
