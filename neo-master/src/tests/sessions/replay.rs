@@ -1,27 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Recorded sessions of an upstream master, replayed: ours is told what the upstream one was told,
-//! and must say what it said, on each connection in the same order.
-//!
-//! Tids depend on the clock: each one that upstream gave stands for the one that we give in the
-//! same place. Time stamps are not compared, nor the order of what has none.
-//!
-//! Packets of different connections were recorded at different processes, so their relative order
-//! is only roughly right. When upstream said something that we have no reason to say yet, what comes
-//! next on other connections is brought forward.
+//! A master that is told what was recorded, and compared.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use neo_common::engine::ConnId;
-use neo_common::protocol::codec::{Reader, Wire, Writer};
+use neo_common::protocol::codec::{Wire, Writer};
 use neo_common::protocol::{MsgId, OutBuffer, Packet, Value};
 use neo_common::time::{Now, tid_from_time};
 use neo_common::types::Tid;
-use serde_json::Value as Json;
 
-use super::harness::{Harness, address, options};
-use crate::app::{Options, Upstream};
+use super::recorded::{Event, Raw, Recorded, raw};
+use crate::Options;
+use crate::tests::harness::Harness;
 
 /// How late the master may hear what was recorded, in seconds.
 const LATE: f64 = 0.006;
@@ -31,94 +22,6 @@ const EARLY: f64 = 0.1;
 
 const ASK_PARTITION_TABLE: i128 = 0x0009;
 const ANSWER_PARTITION_TABLE: i128 = 0x8009;
-
-/// Packet as values: id, code, arguments.
-type Raw = (i128, i128, Vec<Value>);
-
-struct Recorded {
-    time: f64,
-    conn: String,
-    event: Event,
-}
-
-enum Event {
-    Accepted,
-    /// By the master.
-    Opened,
-    In(Raw),
-    Out(Raw),
-    Closed,
-    /// The peer was killed: what it was told was not recorded.
-    Killed,
-}
-
-/// Folder of the reference data: beside the repository, or `NEO_SHARED`.
-pub fn shared() -> PathBuf {
-    std::env::var_os("NEO_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
-        PathBuf::from,
-    )
-}
-
-pub fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-}
-
-fn raw(bytes: &[u8]) -> Raw {
-    match Value::decode(&mut Reader::new(bytes)).unwrap() {
-        Value::Array(items) => match &items[..] {
-            [Value::Int(id), Value::Int(code), Value::Array(args)] => (*id, *code, args.clone()),
-            _ => panic!("{items:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
-}
-
-/// What concerns the master.
-fn load(Session { name, node, until, lost, .. }: &Session) -> VecDeque<Recorded> {
-    let path = shared().join("protocol/sessions").join(name).with_extension("jsonl");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|e| panic!("{}: {e} (set NEO_SHARED)", path.display()));
-    let mut conns = BTreeMap::new();
-    let mut events = VecDeque::new();
-    for line in text.lines().skip(1) {
-        let line: Json = serde_json::from_str(line).unwrap();
-        let conn = line["conn"].as_str().unwrap().to_owned();
-        let event = match line["ev"].as_str() {
-            Some("open") => {
-                let connects = line["from"] == *node;
-                if !connects && line["to"] != *node {
-                    continue;
-                }
-                conns.insert(conn.clone(), connects);
-                if connects { Event::Opened } else { Event::Accepted }
-            }
-            _ if !conns.contains_key(&conn) => continue,
-            // By the master: what it does then shows that it did.
-            Some("close") if conns[&conn] => continue,
-            Some("close") => Event::Closed,
-            Some(other) => panic!("unknown event {other}"),
-            None if line["name"] == "HANDSHAKE" => continue,
-            None => {
-                let packet = raw(&hex(line["hex"].as_str().unwrap()));
-                let sent = (line["dir"] == ">") == conns[&conn];
-                if sent { Event::Out(packet) } else { Event::In(packet) }
-            }
-        };
-        let time = line["t"].as_f64().unwrap();
-        if time >= *until {
-            break;
-        }
-        events.push_back(Recorded { time, conn, event });
-    }
-    for (time, conn) in *lost {
-        let index = events.iter().position(|recorded| recorded.time > *time).unwrap();
-        let conn = (*conn).to_owned();
-        events.insert(index, Recorded { time: *time, conn, event: Event::Killed });
-    }
-    events
-}
-
 /// When the session was recorded, in seconds: from the first time stamp that the master told.
 fn began_at(events: &VecDeque<Recorded>) -> f64 {
     let timestamp = events.iter().find_map(|recorded| match &recorded.event {
@@ -136,7 +39,7 @@ fn at(began_at: f64, time: f64) -> Now {
     Now { monotonic: Duration::from_secs_f64(10.0 + time), realtime_us }
 }
 
-struct Replay {
+pub(super) struct Replay {
     h: Harness,
     began_at: f64,
     restart_at: f64,
@@ -159,7 +62,12 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(options: Options, events: VecDeque<Recorded>, restart_at: f64, seed: u64) -> Self {
+    pub(super) fn new(
+        options: Options,
+        events: VecDeque<Recorded>,
+        restart_at: f64,
+        seed: u64,
+    ) -> Self {
         let (pending, expected, conns, ids, tids) = Default::default();
         let began_at = began_at(&events);
         let h = Harness::seeded(options, at(began_at, -1.0), seed);
@@ -196,7 +104,7 @@ impl Replay {
         }
     }
 
-    fn run(mut self) -> usize {
+    pub(super) fn run(mut self) -> usize {
         let restart_at = self.restart_at;
         let mut restarted = false;
         while let Some(recorded) = self.events.pop_front() {
@@ -503,211 +411,4 @@ fn number(bytes: &[u8]) -> Option<u64> {
 /// Whether a number is a tid of these years.
 fn is_given(number: u64) -> bool {
     (0x0400_0000_0000_0000..0x0500_0000_0000_0000).contains(&number)
-}
-
-struct Session {
-    name: &'static str,
-    node: &'static str,
-    cluster: &'static str,
-    port: u16,
-    masters: &'static [u16],
-    /// Name and port of the master of the upstream cluster.
-    upstream: Option<(&'static str, u16)>,
-    partitions: u32,
-    replicas: u32,
-    restart_at: f64,
-    /// Until there, in seconds.
-    until: f64,
-    /// When processes were killed: the end of their connections was not recorded.
-    lost: &'static [(f64, &'static str)],
-    /// What the choices of the master follow from.
-    seed: u64,
-    /// Packets of the master.
-    packets: usize,
-}
-
-const SESSIONS: &[Session] = &[
-    Session {
-        name: "a-bootstrap",
-        node: "M1",
-        cluster: "alpha",
-        port: 21001,
-        masters: &[],
-        upstream: None,
-        partitions: 4,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[],
-        seed: 1,
-        packets: 25,
-    },
-    Session {
-        name: "b-client-operations",
-        node: "M1",
-        cluster: "bravo",
-        port: 22001,
-        masters: &[],
-        upstream: None,
-        partitions: 4,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        // Then upstream gives a ttid again that was given up.
-        until: 3.558,
-        lost: &[],
-        seed: 1,
-        packets: 99,
-    },
-    Session {
-        name: "c-conflict-deadlock",
-        node: "M1",
-        cluster: "charlie",
-        port: 23001,
-        masters: &[],
-        upstream: None,
-        partitions: 2,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[],
-        seed: 1,
-        packets: 109,
-    },
-    Session {
-        name: "d-add-storage-replication",
-        node: "M1",
-        cluster: "delta",
-        port: 24001,
-        masters: &[],
-        upstream: None,
-        partitions: 3,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[],
-        seed: 1,
-        packets: 139,
-    },
-    Session {
-        name: "e-crash-recovery-verification",
-        node: "M1",
-        cluster: "echo",
-        port: 25001,
-        masters: &[],
-        upstream: None,
-        partitions: 2,
-        replicas: 0,
-        restart_at: 11.0,
-        until: f64::INFINITY,
-        lost: &[(1.8, "c2"), (6.107, "c3"), (14.1, "c18"), (14.1001, "c17")],
-        seed: 1,
-        packets: 329,
-    },
-    Session {
-        name: "f-neoctl-commands",
-        node: "M1",
-        cluster: "foxtrot",
-        port: 26001,
-        masters: &[26_002],
-        upstream: None,
-        partitions: 4,
-        replicas: 1,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[(24.05, "c3")],
-        seed: 1,
-        packets: 345,
-    },
-    Session {
-        name: "g-backup-cluster",
-        node: "up.M1",
-        cluster: "golf",
-        port: 27001,
-        masters: &[],
-        upstream: None,
-        partitions: 3,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[],
-        seed: 1,
-        packets: 93,
-    },
-    Session {
-        name: "g-backup-cluster",
-        node: "bk.M1",
-        cluster: "golfbackup",
-        port: 27101,
-        masters: &[],
-        upstream: Some(("golf", 27_001)),
-        partitions: 3,
-        replicas: 1,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[(12.279, "c5")],
-        seed: 13,
-        packets: 207,
-    },
-    Session {
-        name: "h-master-election",
-        node: "M1",
-        cluster: "hotel",
-        port: 28001,
-        masters: &[28_002, 28_003],
-        upstream: None,
-        partitions: 2,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[],
-        seed: 1,
-        packets: 38,
-    },
-    Session {
-        name: "i-pack-orders-after-restart",
-        node: "M1",
-        cluster: "packs",
-        port: 29801,
-        masters: &[],
-        upstream: None,
-        partitions: 2,
-        replicas: 2,
-        restart_at: f64::INFINITY,
-        until: f64::INFINITY,
-        lost: &[(1.5, "c1")],
-        seed: 1,
-        packets: 48,
-    },
-    Session {
-        name: "k-mutual-replication-closeclient",
-        node: "M1",
-        cluster: "kilo",
-        port: 31301,
-        masters: &[],
-        upstream: None,
-        partitions: 6,
-        replicas: 0,
-        restart_at: f64::INFINITY,
-        // Then there is a client that was not recorded.
-        until: 4.57,
-        lost: &[],
-        seed: 1,
-        packets: 46,
-    },
-];
-
-#[test]
-fn replay() {
-    for session in SESSIONS {
-        println!("{}", session.name);
-        let mut options = options(session.partitions, session.replicas);
-        session.cluster.clone_into(&mut options.cluster);
-        options.bind = address(session.port);
-        options.masters = session.masters.iter().map(|port| address(*port)).collect();
-        options.upstream = session
-            .upstream
-            .map(|(name, port)| Upstream { cluster: name.into(), masters: vec![address(port)] });
-        let compared = Replay::new(options, load(session), session.restart_at, session.seed).run();
-        assert_eq!(compared, session.packets);
-    }
 }
