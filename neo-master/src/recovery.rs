@@ -37,6 +37,7 @@
 mod learn;
 mod masters;
 mod versions;
+mod wait;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,7 @@ use crate::phase::Transition;
 pub use learn::ask_recovery;
 use masters::{connect_masters, disconnect_masters};
 use versions::Versions;
+use wait::Wait;
 
 /// State of a recovery.
 #[derive(Debug, Default)]
@@ -70,6 +72,8 @@ pub struct Recovery {
     truncate_tids: BTreeMap<NodeId, Option<Tid>>,
     /// A storage is lost: another table may count.
     must_choose: bool,
+    /// What is waited for, as it was told last.
+    told: Option<Wait>,
     /// Other masters must be tried (again).
     pub try_masters: bool,
 }
@@ -103,7 +107,18 @@ impl Recovery {
             let outdated = self.loaded.as_ref().map(|table| self.versions.outdated(table));
             self.outdated = outdated.unwrap_or_default();
         }
-        let nids = self.startable(cluster)?;
+        let nids = match self.startable(cluster) {
+            Ok(nids) => nids,
+            Err(wait) => {
+                // What they answer may change it.
+                let is_asking = cluster.storages().any(|(_, conn)| io.is_pending(conn));
+                if !is_asking && self.told.as_ref() != Some(&wait) {
+                    log::info!("{wait}");
+                    self.told = Some(wait);
+                }
+                return None;
+            }
+        };
         let is_busy = |nid: &NodeId| cluster.conn_of(*nid).is_none_or(|conn| io.is_pending(conn));
         if nids.is_empty() || nids.iter().any(is_busy) {
             return None;
@@ -116,47 +131,69 @@ impl Recovery {
     }
 
     /// Storages that will run, if they are enough.
-    fn startable(&self, cluster: &Cluster) -> Option<BTreeSet<NodeId>> {
-        let is_pending = |nid: &NodeId| cluster.nm.state_of(*nid) == NodeState::Pending;
-        if cluster.pt.is_filled() {
-            let ptid = cluster.pt.table().ptid();
-            let pt = self.effective(&cluster.pt);
-            let readable = pt.operational_nodes(|nid| is_pending(&nid))?;
-            let is_old = (ptid < cluster.lock_ptid
-                || ptid < cluster.former_lock_ptid && ptid < self.former_lock_ptid(cluster))
-                && !planted!(StartWithOldTable);
-            let is_enough = match cluster.startup {
-                Startup::Forced => true,
-                // A storage was lost before it sent a later one, or is not back yet.
-                _ if self.versions.greatest_missing() > ptid || is_old => return None,
-                Startup::WhenComplete => planted!(SplitAfterElection),
-                Startup::Restart if planted!(StartWithOldTable) => true,
-                Startup::Restart => {
-                    ptid == cluster.told_ptid && self.versions.greatest() <= cluster.told_ptid
-                }
-            };
-            if is_enough {
-                return Some(readable.into_iter().filter(is_pending).collect());
-            }
-            let needed = if cluster.truncate_tid.is_some() {
-                cluster.pt.table().nodes().collect()
-            } else {
-                readable
-            };
-            return needed.iter().all(is_pending).then_some(needed);
+    fn startable(&self, cluster: &Cluster) -> Result<BTreeSet<NodeId>, Wait> {
+        match cluster.pt.is_filled() {
+            true => self.startable_with_table(cluster),
+            false => self.startable_without(cluster),
         }
+    }
+
+    fn startable_with_table(&self, cluster: &Cluster) -> Result<BTreeSet<NodeId>, Wait> {
+        let is_pending = |nid: &NodeId| cluster.nm.state_of(*nid) == NodeState::Pending;
+        let absent = |nids: &BTreeSet<NodeId>| -> Vec<NodeId> {
+            nids.iter().copied().filter(|nid| !is_pending(nid)).collect()
+        };
+        let ptid = cluster.pt.table().ptid();
+        let pt = self.effective(&cluster.pt);
+        let Some(readable) = pt.operational_nodes(|nid| is_pending(&nid)) else {
+            return Err(Wait::Cells(absent(&pt.table().readable_nodes())));
+        };
+        let is_old = (ptid < cluster.lock_ptid
+            || ptid < cluster.former_lock_ptid && ptid < self.former_lock_ptid(cluster))
+            && !planted!(StartWithOldTable);
+        let announced = self.versions.greatest_missing().filter(|other| Some(*other) > ptid);
+        let is_enough = match (cluster.startup, announced) {
+            (Startup::Forced, _) => true,
+            // A storage was lost before it sent a later one, or is not back yet.
+            (_, Some(announced)) => return Err(Wait::Announced(announced)),
+            _ if is_old => return Err(Wait::OldTable(ptid)),
+            (Startup::WhenComplete, _) => planted!(SplitAfterElection),
+            (Startup::Restart, _) if planted!(StartWithOldTable) => true,
+            (Startup::Restart, _) => {
+                ptid == cluster.told_ptid && self.versions.greatest() <= cluster.told_ptid
+            }
+        };
+        if is_enough {
+            return Ok(readable.into_iter().filter(is_pending).collect());
+        }
+        let needed = if cluster.truncate_tid.is_some() {
+            cluster.pt.table().nodes().collect()
+        } else {
+            readable
+        };
+        match absent(&needed) {
+            nids if nids.is_empty() => Ok(needed),
+            nids => Err(Wait::Others(nids)),
+        }
+    }
+
+    fn startable_without(&self, cluster: &Cluster) -> Result<BTreeSet<NodeId>, Wait> {
         if !self.versions.is_empty() {
-            return None;
+            return Err(Wait::Table);
         }
         let nids: BTreeSet<NodeId> = cluster.storages().map(|(nid, _)| nid).collect();
+        let count = nids.len();
+        if count == 0 {
+            return Err(Wait::Storages);
+        }
         let autostart = cluster.options.autostart.filter(|count| *count > 0);
         let is_enough = match cluster.startup {
             Startup::Forced => true,
-            _ if cluster.has_table => false,
+            _ if cluster.has_table => return Err(Wait::Table),
             Startup::Restart => true,
             Startup::WhenComplete => autostart.is_some_and(|count| nids.len() >= count as usize),
         };
-        is_enough.then_some(nids)
+        is_enough.then_some(nids).ok_or(Wait::NewDatabase(count, autostart))
     }
 
     /// Up to which version earlier masters may have committed transactions. A storage that was not there

@@ -8,6 +8,7 @@ import pytest
 import transaction
 
 from cluster import wait_for
+from replicas import nid_of
 
 upstream_fails = pytest.mark.upstream_fails
 
@@ -49,7 +50,12 @@ def test_any_order(new_cluster, order):
                      'the admin node to listen')
     cluster.wait_state('RECOVERING')
     cluster.wait_pending(1)
-    assert cluster.ctl('start') == 'Cluster state changed'
+
+    def answer():
+        """To `neoctl start`, once the storage has told the master what it has."""
+        result = cluster.ctl_run('start')
+        return 'is entering cluster' not in result.stderr and result
+    assert wait_for(answer, 'the storage to answer').stdout == 'Cluster state changed\n'
     cluster.wait_running()
     write(cluster, 'order', order)
     assert read(cluster) == {'order': order}
@@ -177,6 +183,42 @@ def test_restart_all(new_cluster):
                       'S1 R U..U..U..U..',
                       'S2 R .U..U..U..U.',
                       'S3 R ..U..U..U..U']
+
+
+@upstream_fails('it does not tell')
+def test_what_is_waited_for(new_cluster):
+    """The master tells why the cluster does not start, and whether `neoctl start` would help."""
+    cluster = new_cluster(storages=2, replicas=1)
+    master, (first, second) = cluster.masters[0], cluster.storages
+
+    log = cluster.directory / 'log'
+    master.args += ['--logfile', log]
+
+    def told(text):
+        wait_for(lambda: text in log.read_text(), f'the master to tell {text!r}')
+    master.start()
+    wait_for(log.exists, 'the log')
+    told('waiting for storages')
+    for node in cluster.admin, first, second:
+        node.start()
+    told('waiting for `neoctl start`, to create a database; storages: 2')
+    cluster.start()
+    write(cluster, 'a', 1)
+    absent = nid_of(cluster, second)
+    cluster.stop()
+    for node in master, cluster.admin, first:
+        node.start()
+    told(f'waiting for storages that may have more than others: {absent}; `neoctl start` starts')
+    wait_for(lambda: cluster.ctl_run('start').returncode == 0, 'the cluster to accept to start')
+    cluster.wait_running()
+    # The first one alone has what is committed now.
+    write(cluster, 'b', 2)
+    first.kill9()
+    second.start()
+    told('waiting for storages with a later partition table than version 1: transactions may be')
+    first.start()
+    cluster.wait_running()
+    assert read(cluster) == {'a': 1, 'b': 2}
 
 
 def test_reset_database(new_cluster):
