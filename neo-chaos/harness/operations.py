@@ -4,6 +4,7 @@
 from collections import Counter
 
 from administrator import Administrator
+from replicas import replicas_of
 
 
 class Operator(Administrator):
@@ -30,6 +31,11 @@ class Operator(Administrator):
             return
         replicas = self.random.choice([x for x in (1, 1, 2) if x != self.replicas] or [1])
         self.set_replicas(replicas)
+
+    def insist(self):
+        """An order that was accepted is forgotten if all are killed before storages have stored it."""
+        if replicas_of(self.cluster) not in (None, self.replicas):
+            self.set_replicas(self.replicas)
 
     def set_replicas(self, replicas):
         if self.ctl('set', 'replicas', str(replicas)):

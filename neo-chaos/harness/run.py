@@ -341,7 +341,8 @@ class Run:
             except TimeoutError as e:
                 if time.monotonic() > end:
                     raise Interrupted(f'no end of replication: {e} {self.state()}') from None
-            # It may have been refused.
+            # It may have been refused, or forgotten.
+            self.operator.insist()
             self.cluster.ctl_run('tweak', *filter(None, [nid]))
             self.sleep(.5)
 

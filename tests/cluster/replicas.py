@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import re
 
 from cluster import wait_for
 
@@ -22,6 +23,13 @@ def cells(cluster):
         return None
     rows = [x.split() for x in result.stdout.splitlines() if x.startswith('S')]
     return {nid: row for nid, _, row in rows}
+
+
+def replicas_of(cluster):
+    """Copies of each partition beside the first, as ordered; None if it can not be had now."""
+    result = cluster.ctl_run('print', 'pt')
+    found = re.match(r'# ptid: \d+, replicas: (\d+)', result.stdout)
+    return found and int(found[1])
 
 
 def all_up_to_date(cluster, replicas, without=None):
