@@ -171,7 +171,7 @@ impl Model {
         &mut self.attempts[id.0]
     }
     /// All attempts.
-    pub fn attempts(&self) -> impl Iterator<Item = (AttemptId, &Attempt)> {
+    pub fn attempts(&self) -> impl DoubleEndedIterator<Item = (AttemptId, &Attempt)> {
         self.attempts.iter().enumerate().map(|(index, attempt)| (AttemptId(index), attempt))
     }
     /// The commit is asked.

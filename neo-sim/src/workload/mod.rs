@@ -5,9 +5,11 @@
 //! - [`session`]: one thread, with the interface of the client;
 //! - [`value`]: data of objects;
 //! - [`mod@write`]: transfers, counters, objects that come and go;
-//! - [`look`]: sums, history, iteration, undo, pack.
+//! - [`look`]: sums, history, iteration, undo, pack;
+//! - [`outcome`]: whether transactions of others are committed.
 
 pub mod look;
+pub mod outcome;
 pub mod scene;
 pub mod session;
 pub mod value;
@@ -73,11 +75,13 @@ pub enum Operation {
     Pack,
     /// A transaction without object.
     Empty,
+    /// Asks which transactions are committed.
+    Outcomes,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Transfer,
         Self::CheckedTransfer,
         Self::Increment,
@@ -89,6 +93,7 @@ impl Operation {
         Self::Walk,
         Self::Pack,
         Self::Empty,
+        Self::Outcomes,
     ];
 
     const fn name(self) -> &'static str {
@@ -104,6 +109,7 @@ impl Operation {
             Self::Walk => "walk",
             Self::Pack => "pack",
             Self::Empty => "empty",
+            Self::Outcomes => "outcomes",
         }
     }
 }
@@ -120,7 +126,7 @@ impl Options {
         filler_max: 300,
         abort_one_in: 15,
         compressed: true,
-        weights: [20, 12, 16, 14, 6, 6, 3, 5, 2, 1, 1],
+        weights: [20, 12, 16, 14, 6, 6, 3, 5, 2, 1, 1, 1],
     };
 
     /// Many threads that change the same few objects, mostly: requests wait for locks, clients are
@@ -134,7 +140,7 @@ impl Options {
         options.accounts_count = 2 + prng.below(4);
         options.counters_count = 1 + prng.below(2);
         options.filler_max = [30, 3000][prng.below(2)];
-        options.weights = [20, 20, 20, 0, 1, 0, 0, 0, 0, 0, 0];
+        options.weights = [20, 20, 20, 0, 1, 0, 0, 0, 0, 0, 0, 1];
         options.bounded()
     }
 
@@ -242,6 +248,7 @@ pub async fn work(mut session: Session, options: Options) {
             Operation::Walk => session.walk().await,
             Operation::Pack => session.pack().await,
             Operation::Empty => session.empty().await,
+            Operation::Outcomes => session.outcomes().await,
         };
         match result {
             Ok(()) => session.scene.get().count(operation.name()),
