@@ -149,6 +149,8 @@ bugs! {
     /// A client that lost its connection while it committed is told that it failed, as soon as the
     /// master does not know the transaction: it may be committed.
     OutcomeGuessed: Nothing,
+    /// A new storage gets the id of one that was dropped, which may come back with what it had.
+    DroppedIdReused: Nothing,
     /// After a change of primary, ids follow the last one in the databases without a gap: a ttid that
     /// the former master gave may be given again.
     NoGapAfterElection: Nothing,
@@ -160,6 +162,9 @@ bugs! {
     /// Verification does not ask whether a voted transaction was unlocked elsewhere already: it is
     /// there in parts.
     VerificationForgetsUnlocked: Nothing,
+    /// Verification finishes a transaction on all storages at once: if those that only voted it die before
+    /// they hear it, nobody knows any more that it was decided.
+    ValidatedAtOnce: Nothing,
     /// The last tid after verification is that of the storage that answered last: clients begin with
     /// an old snapshot.
     RecoveredTidTooLow: Nothing,
@@ -247,6 +252,8 @@ bugs! {
     OutcomeFillsCache: Nothing,
     /// A commit whose answer is lost is reported as failed: the application does it twice.
     CommitAssumedFailed: Nothing,
+    /// Who asks whether a transaction of another client is committed waits until it is decided.
+    OutcomeAwaited: Nothing,
     /// Only the master tells storages that a transaction is aborted: a store that arrives later locks its
     /// object for ever.
     AbortOvertakesStore: Nothing,

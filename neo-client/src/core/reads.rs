@@ -281,6 +281,7 @@ impl ClientCore {
             // To who does not wait for its end, it is not committed.
             ErrorCode::NonReadableCell
                 if message == UNFINISHED
+                    && !planted!(OutcomeAwaited)
                     && matches!(
                         (read.reader, &read.packet),
                         (Reader::Call(_), Packet::AskFinalTID { .. })
