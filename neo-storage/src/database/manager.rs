@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use neo_common::planted;
 use neo_common::protocol::enums::{CellState, WireEnum};
-use neo_common::types::{Hash, NodeId, Oid, Partition, Tid, ZERO_HASH};
+use neo_common::types::{Hash, NodeId, Oid, Partition, Tid, Ttid, ZERO_HASH};
 use sha1::{Digest, Sha1};
 
 use super::records::{
@@ -131,14 +131,30 @@ pub struct PtUpdate {
     pub dropped: Option<NodeId>,
 }
 
-/// Encodes a change of the partition table. `rows` are the current ones; `last_tid` looks for the
-/// greatest tid of a partition (transactions and objects), 0 if none.
+/// What a change of the partition table has to know of the rows in a database.
+pub trait Rows {
+    /// Greatest tid of transactions and that of objects, −1 if none.
+    fn last_tids(&mut self, partition: Partition) -> Result<(i64, i64), Error>;
+    /// Smallest ttid that is not finished, in any partition.
+    fn first_unfinished(&mut self) -> Result<Option<Ttid>, Error>;
+}
+
+/// Encodes a change of the partition table. `rows` are the current ones.
 pub fn encode_change(
     change: &PartitionTableChange,
     config: &StoredConfig,
     rows: &[PtRow],
-    mut last_tid: impl FnMut(Partition) -> Result<i64, Error>,
+    database: &mut impl Rows,
 ) -> Result<PtUpdate, Error> {
+    let mut first_unfinished = None;
+    let mut last_tid = |partition| {
+        let first = match first_unfinished {
+            Some(first) => first,
+            None => *first_unfinished.insert(database.first_unfinished()?),
+        };
+        let (trans, obj) = database.last_tids(partition)?;
+        Ok(last_without_hole(trans.max(obj).max(0), first))
+    };
     let is_own = |nid: NodeId| config.nid == Some(nid);
     let own_tids: BTreeMap<Partition, i64> =
         rows.iter().filter(|row| is_own(row.nid)).map(|row| (row.partition, row.tid)).collect();
@@ -209,6 +225,17 @@ fn complete_up_to(
         // ignores a backup tid of 0 here, and would trust whatever was replicated first.
         Some(_) => backup_tid.map_or_else(last_tid, |tid| Ok(tid.get() as i64)),
     }
+}
+
+/// Up to which tid a readable cell has everything. Transactions are not finished in the order of their tids:
+/// 1. T1 gets its ttid before T2, and its tid after it. All storages lock them, then all die.
+/// 2. Verification finishes T1, then T2. S1 dies in between, S2 has both.
+/// 3. The cluster starts without S1, whose cells become out-of-date: it drops T2, which is before its last tid.
+///
+/// Upstream replicates what comes after the last tid. What is not finished cannot be before its ttid.
+fn last_without_hole(last_tid: i64, first_unfinished: Option<Ttid>) -> i64 {
+    let before = first_unfinished.map(|ttid| ttid.get().saturating_sub(1) as i64);
+    before.map_or(last_tid, |before| last_tid.min(before))
 }
 
 /// Where the replication of an own cell resumes; `None` for a corrupted one. `last_tids` gives the
@@ -371,6 +398,27 @@ mod tests {
     }
 
     /// Chains of equal revisions, through undo and undo of undo, by hand.
+    /// Last tid of every partition, and first ttid that is not finished.
+    struct Stored(i64, Option<u64>);
+
+    impl Rows for Stored {
+        fn last_tids(&mut self, _: Partition) -> Result<(i64, i64), Error> {
+            Ok((self.0, -1))
+        }
+        fn first_unfinished(&mut self) -> Result<Option<Ttid>, Error> {
+            Ok(self.1.map(Ttid::new))
+        }
+    }
+
+    #[test]
+    fn what_is_not_finished_is_replicated() {
+        assert_eq!(last_without_hole(99, None), 99);
+        assert_eq!(last_without_hole(99, Some(Ttid::new(120))), 99);
+        assert_eq!(last_without_hole(99, Some(Ttid::new(99))), 98);
+        assert_eq!(last_without_hole(99, Some(Ttid::new(50))), 49);
+        assert_eq!(last_without_hole(0, Some(Ttid::new(50))), 0);
+    }
+
     #[test]
     fn undo_follows_equal_revisions() {
         let history = |previous: Option<u64>, later: &[(u64, Option<u64>)]| UndoHistory {
@@ -422,7 +470,7 @@ mod tests {
         let row = |tid| PtRow { partition: 0, nid, tid, pack: Some(0) };
         let out_of_date = change(nid, CellState::OutOfDate);
         let encode = |change: &_, config: &_, rows: &[PtRow]| {
-            encode_change(change, config, rows, |_| Ok(99)).unwrap()
+            encode_change(change, config, rows, &mut Stored(99, None)).unwrap()
         };
         let new_tid = |config: &_, rows: &[PtRow]| encode(&out_of_date, config, rows).upsert[0].tid;
         assert_eq!(new_tid(&config, &[]), 0);
@@ -473,7 +521,7 @@ mod tests {
                 drop_temporary: Vec::new(),
                 release: Vec::new(),
             };
-            encode_change(&change, config, &rows, |_| Ok(0)).unwrap().dropped
+            encode_change(&change, config, &rows, &mut Stored(-1, None)).unwrap().dropped
         };
         let (listed, full) = (ChangeScope::Listed, ChangeScope::Full);
         let (up, gone) = (CellState::UpToDate, CellState::Discarded);

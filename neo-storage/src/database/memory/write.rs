@@ -12,6 +12,19 @@ use crate::database::manager::{self, PtRow, key};
 use crate::database::records::*;
 use crate::database::{CommitLevel, Database, Error, Reader};
 
+struct StoredRows<'a>(&'a Store);
+
+impl manager::Rows for StoredRows<'_> {
+    fn last_tids(&mut self, partition: Partition) -> Result<(i64, i64), Error> {
+        Ok(read::last_tids(self.0, Layer::Latest, partition))
+    }
+    fn first_unfinished(&mut self) -> Result<Option<Ttid>, Error> {
+        let ttrans = self.0.ttrans.layer(Layer::Latest).keys().copied();
+        let tobj = self.0.tobj.layer(Layer::Latest).keys().map(|(ttid, _)| *ttid);
+        Ok(ttrans.chain(tobj).min())
+    }
+}
+
 impl Memory {
     fn set_config(&self, key: &'static str, value: Option<String>) {
         match value {
@@ -126,10 +139,7 @@ impl Database for Memory {
         let config = self.config()?;
         let mut store = self.change();
         let rows = store.pt_rows(Layer::Latest);
-        let update = manager::encode_change(change, &config, &rows, |partition| {
-            let (trans, obj) = read::last_tids(&store, Layer::Latest, partition);
-            Ok(trans.max(obj).max(0))
-        })?;
+        let update = manager::encode_change(change, &config, &rows, &mut StoredRows(&store))?;
         for key in &update.delete {
             store.pt.remove(key);
         }

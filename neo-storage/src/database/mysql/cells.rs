@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Partition table, own cells, truncation.
 
-use neo_common::types::{NodeId, Partition, Tid};
+use neo_common::types::{NodeId, Partition, Tid, Ttid};
 
 use super::background::delete_rows;
 use super::references::References;
@@ -66,6 +66,21 @@ pub fn set_nid(session: &mut Session, nid: NodeId) -> Result<(), Error> {
     schema::set_config(session, key::NID, Some(&nid.get().to_string()))
 }
 
+struct StoredRows<'a>(&'a mut Session);
+
+impl manager::Rows for StoredRows<'_> {
+    fn last_tids(&mut self, partition: Partition) -> Result<(i64, i64), Error> {
+        last_tids(self.0, partition)
+    }
+    fn first_unfinished(&mut self) -> Result<Option<Ttid>, Error> {
+        let sql = "SELECT MIN(ttid) FROM \
+                   (SELECT MIN(ttid) AS ttid FROM ttrans UNION ALL SELECT MIN(tid) FROM tobj) AS t";
+        let Some(row) = self.0.row(sql, ())? else { return Ok(None) };
+        let ttid = Columns::new(row).optional_int()?;
+        Ok(ttid.map(|ttid| Ttid::new(ttid as u64)))
+    }
+}
+
 pub fn change(
     session: &mut Session,
     references: &mut References,
@@ -73,10 +88,7 @@ pub fn change(
 ) -> Result<Vec<Partition>, Error> {
     let config = config(session)?;
     let rows = rows(session)?;
-    let update = manager::encode_change(change, &config, &rows, |partition| {
-        let (trans, obj) = last_tids(session, partition)?;
-        Ok(trans.max(obj).max(0))
-    })?;
+    let update = manager::encode_change(change, &config, &rows, &mut StoredRows(session))?;
     for (partition, nid) in update.delete {
         let nid = nid.get();
         session.write(&format!("DELETE FROM pt WHERE `partition`={partition} AND nid={nid}"))?;

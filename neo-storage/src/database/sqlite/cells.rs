@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Partition table, own cells, truncation.
 
-use neo_common::types::{NodeId, Partition, Tid};
+use neo_common::types::{NodeId, Partition, Tid, Ttid};
 use rusqlite::{Connection, params};
 
 use super::background::delete_rows;
@@ -53,16 +53,28 @@ pub fn set_nid(connection: &Connection, nid: NodeId) -> Result<(), Error> {
     schema::set_config(connection, key::NID, Some(&nid.get().to_string()))
 }
 
+struct StoredRows<'a>(&'a Connection);
+
+impl manager::Rows for StoredRows<'_> {
+    fn last_tids(&mut self, partition: Partition) -> Result<(i64, i64), Error> {
+        last_tids(self.0, partition)
+    }
+    fn first_unfinished(&mut self) -> Result<Option<Ttid>, Error> {
+        let sql = "SELECT MIN(ttid) FROM \
+                   (SELECT MIN(ttid) AS ttid FROM ttrans UNION ALL SELECT MIN(tid) FROM tobj)";
+        let ttid: Option<i64> = self.0.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(ttid.map(|ttid| Ttid::new(ttid as u64)))
+    }
+}
+
 pub fn change(
     connection: &Connection,
     references: &mut References,
     change: &PartitionTableChange,
 ) -> Result<Vec<Partition>, Error> {
     let config = manager::parse_config(|name| schema::config(connection, name))?;
-    let update = manager::encode_change(change, &config, &rows(connection)?, |partition| {
-        let (trans, obj) = last_tids(connection, partition)?;
-        Ok(trans.max(obj).max(0))
-    })?;
+    let rows = rows(connection)?;
+    let update = manager::encode_change(change, &config, &rows, &mut StoredRows(connection))?;
     let mut delete = connection.prepare_cached("DELETE FROM pt WHERE partition=? AND nid=?")?;
     for (partition, nid) in update.delete {
         delete.execute(params![partition, nid.get()])?;

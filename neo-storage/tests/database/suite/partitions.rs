@@ -82,6 +82,35 @@ fn partition_table() {
     db.check_all();
 }
 
+/// The first transaction begins before the second one, and gets a later tid. The second one is not finished
+/// when the cell becomes out of date: its last tid says nothing (seed 814).
+#[test]
+fn a_cell_with_an_unfinished_transaction_is_not_complete_up_to_its_last_tid() {
+    let next = |db: &mut Mirror| {
+        db.write(change(ChangeScope::Listed, [(0, 1, CellState::OutOfDate)]));
+        let Done::CellNextTids(next) = db.read(Read::CellNextTids) else { panic!("next") };
+        next.into_iter().find(|(partition, _)| *partition == 0).unwrap().1
+    };
+    let first = |db: &mut Mirror| db.transaction(20, 81, vec![store(3, "a")]);
+    let mut db = Mirror::with_table(false);
+    first(&mut db);
+    assert_eq!(next(&mut db), CellNext::OutOfDate(tid(82)));
+
+    let mut db = Mirror::with_table(false);
+    let vote = vote(40, vec![store(6, "b")], Some(record(40, vec![oid(6)])));
+    assert_eq!(db.write(vote), Done::Voted(Ok(())));
+    db.write(Write::Lock { ttid: ttid(40), tid: tid(60), approve_pack: false });
+    first(&mut db);
+    assert_eq!(next(&mut db), CellNext::OutOfDate(tid(40)));
+
+    // A node that does not store the metadata.
+    let mut db = Mirror::with_table(false);
+    db.write(crate::harness::vote(40, vec![store(6, "b")], None));
+    first(&mut db);
+    assert_eq!(next(&mut db), CellNext::OutOfDate(tid(40)));
+    db.check_all();
+}
+
 /// Replication stores rows directly, skips what is there, refuses what differs, deletes what the
 /// source does not have, and records how far it is, durably, at the end of a chunk.
 #[test]
