@@ -149,8 +149,6 @@ bugs! {
     /// A client that lost its connection while it committed is told that it failed, as soon as the
     /// master does not know the transaction: it may be committed.
     OutcomeGuessed: Nothing,
-    /// A new storage gets the id of one that was dropped, which may come back with what it had.
-    DroppedIdReused: Nothing,
     /// After a change of primary, ids follow the last one in the databases without a gap: a ttid that
     /// the former master gave may be given again.
     NoGapAfterElection: Nothing,

@@ -252,7 +252,7 @@ impl Cluster {
                 .map_while(|index| NodeId::of(node_type, index))
                 .find(|nid| is_free(nid, false))
         };
-        if node_type != NodeType::Storage || planted!(DroppedIdReused) {
+        if node_type != NodeType::Storage {
             return free(1);
         }
         let known = address.and_then(|address| self.nm.by_address(address)).and_then(Node::nid);
