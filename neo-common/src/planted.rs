@@ -160,9 +160,6 @@ bugs! {
     /// Verification does not ask whether a voted transaction was unlocked elsewhere already: it is
     /// there in parts.
     VerificationForgetsUnlocked: Nothing,
-    /// Verification finishes a transaction on all storages at once: if those that only voted it die before
-    /// they hear it, nobody knows any more that it was decided.
-    ValidatedAtOnce: Nothing,
     /// The last tid after verification is that of the storage that answered last: clients begin with
     /// an old snapshot.
     RecoveredTidTooLow: Nothing,
