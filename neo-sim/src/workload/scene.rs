@@ -102,6 +102,15 @@ impl SceneState {
         last
     }
 
+    /// There are new objects of a kind. An oid may be given again once its object is deleted and packed away,
+    /// and the master restarted.
+    pub fn created(&mut self, kind: Kind, oids: &[Oid]) {
+        for others in self.objects.values_mut() {
+            others.retain(|oid| !oids.contains(oid));
+        }
+        self.objects.entry(kind).or_default().extend(oids);
+    }
+
     /// The database was cut back: what was seen before, and checked, is of another future.
     pub fn truncate(&mut self, last: Tid) {
         self.model.truncate(last);

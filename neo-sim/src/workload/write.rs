@@ -192,7 +192,7 @@ impl Session {
         if self.end(options, &txn, stored).await?.is_some() {
             let mut scene = self.scene.get();
             (0..deleted_count).for_each(|_| scene.count("objects deleted"));
-            scene.objects.entry(Kind::Blob).or_default().extend(created);
+            scene.created(Kind::Blob, &created);
         }
         Ok(())
     }
@@ -233,7 +233,7 @@ impl Session {
                 return Err(error);
             }
             self.commit(&txn).await?;
-            self.scene.get().objects.insert(kind, oids);
+            self.scene.get().created(kind, &oids);
         }
         Ok(())
     }
