@@ -234,7 +234,8 @@ fn complete_up_to(
 ///
 /// Upstream replicates what comes after the last tid. What is not finished cannot be before its ttid.
 fn last_without_hole(last_tid: i64, first_unfinished: Option<Ttid>) -> i64 {
-    let before = first_unfinished.map(|ttid| ttid.get().saturating_sub(1) as i64);
+    // A ttid is what a client sent: negative values of a cell mean states.
+    let before = first_unfinished.and_then(|ttid| i64::try_from(ttid.get().saturating_sub(1)).ok());
     before.map_or(last_tid, |before| last_tid.min(before))
 }
 
@@ -417,6 +418,8 @@ mod tests {
         assert_eq!(last_without_hole(99, Some(Ttid::new(99))), 98);
         assert_eq!(last_without_hole(99, Some(Ttid::new(50))), 49);
         assert_eq!(last_without_hole(0, Some(Ttid::new(50))), 0);
+        assert_eq!(last_without_hole(99, Some(Ttid::new(0))), 0);
+        assert_eq!(last_without_hole(99, Some(Ttid::new(u64::MAX))), 99);
     }
 
     #[test]
